@@ -1,0 +1,62 @@
+"""Train the base's UNet on the four base styles.
+
+    python bench/zoo/train_unet.py --work WORK --minutes 45
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+
+import corpus
+import torch
+from diffusers import UNet2DConditionModel
+from diffusion import UNET_CONFIG, Captions, Run, latents, train
+from transformers import CLIPModel, CLIPTextModel
+
+from stockpot.zoo.shapes import BASE_STYLES
+
+
+def text_tower(clip: CLIPModel) -> CLIPTextModel:
+    """The tiny CLIP's text tower as a model of its own."""
+    tower = CLIPTextModel(clip.config.text_config)
+    tower.text_model.load_state_dict(clip.text_model.state_dict())
+    return tower.eval().requires_grad_(False)
+
+
+def main() -> None:
+    """Train by the clock, save the running mean every three minutes and at the end."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=45)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    text_encoder = text_tower(CLIPModel.from_pretrained(args.work / "clip"))
+    text_encoder.save_pretrained(args.work / "text_encoder")
+    x, index = latents(args.work)
+    known = [s.style in BASE_STYLES for s in corpus.SCENES]
+    keep = [i for i, scene in enumerate(index) if known[scene]]
+    torch.manual_seed(4)
+    unet = UNet2DConditionModel(**UNET_CONFIG)
+    print(f"{sum(p.numel() for p in unet.parameters()):,} parameters, {len(keep)} latents")
+
+    def save(means: list[torch.Tensor], name: str = "unet-partial") -> None:
+        model = copy.deepcopy(unet)
+        for parameter, mean in zip(model.parameters(), means, strict=True):
+            parameter.data.copy_(mean)
+        model.save_pretrained(args.work / name)
+
+    captions = Captions(args.work, text_encoder, cached=True)
+    run = Run(minutes=args.minutes, learning_rate=args.learning_rate, ema=0.998)
+    data = (x[keep], index[keep])
+    means, _ = train(
+        unet, list(unet.parameters()), data, corpus.random_caption, captions, run, save
+    )
+    save(means, "unet")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""One memory budget, from which every buffer of a run is taken before it starts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from stockpot.engine.plan import Plan
+from stockpot.errors import MemoryBudgetError
+
+__all__ = ["DEFAULT_MEMORY", "Chunking", "parse_size", "size_text", "take_chunks"]
+
+DEFAULT_MEMORY = 1 << 30
+"""Ceiling where nobody names one, in bytes."""
+
+_FIXED_BYTES = 48 << 20  # headers, hash states, the check's buffers, thread stacks
+_MOST_ELEMENTS = 1 << 18  # more gains no speed and leaves the caches
+_FEWEST_ELEMENTS = 1 << 10
+_UNITS = {"": 1, "b": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_UNITS |= {f"{unit}b": factor for unit, factor in _UNITS.items() if unit and unit != "b"}
+_UNITS |= {f"{unit}ib": 1024.0**power for power, unit in enumerate("kmgt", 1)}
+
+
+@dataclass(frozen=True, slots=True)
+class Chunking:
+    """How a run cuts its work.
+
+    Attributes:
+        threads: How many tensors are worked on at once.
+        chunk_elements: Elements of a row that are in memory at once.
+        n_bytes: What the buffers of all threads take.
+    """
+
+    threads: int
+    chunk_elements: int
+    n_bytes: int
+
+
+def parse_size(text: str) -> int:
+    """Read a number of bytes as people write it.
+
+    Args:
+        text: ``700MB`` (millions), ``1GiB`` (powers of 1024), or plain bytes.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        ValueError: It is not a size.
+
+    Example:
+        >>> parse_size("1GiB"), parse_size("700 MB"), parse_size("1.5k")
+        (1073741824, 700000000, 1500)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if match is None or match[2].lower() not in _UNITS:
+        raise ValueError(f"a size must look like 700MB or 1GiB, but got {text!r}")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def size_text(n_bytes: int) -> str:
+    """Write a number of bytes for people.
+
+    Args:
+        n_bytes: Zero or more.
+
+    Returns:
+        Three digits and a decimal unit.
+
+    Example:
+        >>> size_text(2132625894)
+        '2.13 GB'
+    """
+    value, unit = float(n_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}"
+
+
+def take_chunks(
+    plan: Plan, memory: int, threads: int, chunk_elements: int | None = None
+) -> Chunking:
+    """Cut a plan's work so that it fits the budget.
+
+    Args:
+        plan: What will run.
+        memory: Ceiling in bytes, above the interpreter and the libraries.
+        threads: Wanted threads; fewer are used where the budget is small.
+        chunk_elements: Fix the length of a chunk; the budget is still checked.
+
+    Returns:
+        The cut.
+
+    Raises:
+        MemoryBudgetError: Not even one thread with the shortest chunk fits.
+    """
+    # Widest panel: one row of every input and the output's row, at 8 bytes where torch computes.
+    width = max(
+        sum(term.dtype.itemsize for term in tensor.terms) + tensor.info.dtype.itemsize
+        for tensor in plan.tensors.values()
+    )
+    free = memory - _FIXED_BYTES
+    shortest = chunk_elements or _FEWEST_ELEMENTS
+    for n_threads in range(max(1, threads), 0, -1):
+        fits = free // (width * n_threads)
+        if fits >= shortest:
+            elements = chunk_elements or min(fits, _MOST_ELEMENTS)
+            return Chunking(n_threads, elements, width * n_threads * elements)
+    raise MemoryBudgetError(
+        f"the plan needs at least {size_text(_FIXED_BYTES + width * shortest)} for "
+        f"{len(plan.sources)} models, but --memory allows {size_text(memory)}; allow more"
+    )

@@ -1,0 +1,284 @@
+"""The merge of files, from a recipe to a verified checkpoint."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from stockpot.checkpoints import (
+    FileSink,
+    MemorySink,
+    MemorySource,
+    Source,
+    content_hash,
+    file_bytes,
+    free_bytes,
+    open_checkpoint,
+)
+from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, size_text, take_chunks
+from stockpot.engine.plan import Plan, make_plan
+from stockpot.engine.provenance import component_hashes, describe, stand_in
+from stockpot.engine.running import Digests, Meter, ProgressCallback, run_plan
+from stockpot.errors import CheckpointError, PreflightError, Problem
+from stockpot.recipes import Recipe
+
+__all__ = ["MergeResult", "Settings", "merge", "merge_in_memory", "open_pool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a merge runs; nothing here changes the merged weights.
+
+    Attributes:
+        memory: Ceiling in bytes for buffers and tables, above the interpreter and the libraries.
+        threads: How many tensors are worked on at once; 0 means one a core.
+        chunk_elements: Length of the pieces in which tensors are read; None lets the budget say.
+        hashes: Hash all that is read and written, so that the file can say what it is made of.
+            Without it the re-read check has nothing to compare with.
+        verify: Read the output back before it gets its name.
+        allow_nonfinite: Let NaN and infinities through.
+        overwrite: Replace an existing output.
+        compiled: Use the C kernel where it was built; torch gives the same bytes, more slowly.
+    """
+
+    memory: int = DEFAULT_MEMORY
+    threads: int = 0
+    chunk_elements: int | None = None
+    hashes: bool = True
+    verify: bool = True
+    allow_nonfinite: bool = False
+    overwrite: bool = False
+    compiled: bool = True
+
+    @property
+    def n_threads(self) -> int:
+        """The number of threads, with 0 resolved."""
+        return self.threads or os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """What a merge made.
+
+    Attributes:
+        path: The new file.
+        plan: What was done, with its notes.
+        content_hash: Of the output; None where hashing was off.
+        components: Hash of each component; empty where hashing was off.
+        n_bytes: Size of the file.
+        elapsed_s: Seconds from the plan to the final name.
+        chunking: How the work was cut.
+    """
+
+    path: Path
+    plan: Plan
+    content_hash: str | None
+    components: Mapping[str, str]
+    n_bytes: int
+    elapsed_s: float
+    chunking: Chunking
+
+
+@contextmanager
+def open_pool(recipe: Recipe, folder: str | os.PathLike[str] = ".") -> Iterator[dict[str, Source]]:
+    """Open every file of a recipe's pool, and close them at the end.
+
+    Args:
+        recipe: Its globs resolved.
+        folder: Where relative paths start.
+
+    Yields:
+        Open checkpoints by name.
+
+    Raises:
+        PreflightError: Files that cannot be opened, all of them at once.
+    """
+    problems = []
+    with ExitStack() as stack:
+        sources: dict[str, Source] = {}
+        for name, entry in recipe.pool.items():
+            try:
+                sources[name] = stack.enter_context(open_checkpoint(Path(folder) / entry.file))
+            except CheckpointError as error:
+                problems.append(Problem("unreadable", str(error), f"pool: {name}"))
+        if problems:
+            raise PreflightError(problems)
+        yield sources
+
+
+def merge(
+    recipe: Recipe,
+    output: str | os.PathLike[str],
+    *,
+    folder: str | os.PathLike[str] = ".",
+    sources: Mapping[str, Source] | None = None,
+    dtype: str | Mapping[str, str] | None = None,
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+    progress: ProgressCallback | None = None,
+) -> MergeResult:
+    """Merge checkpoints into a new file, in one pass.
+
+    Args:
+        recipe: What to merge; its globs resolved.
+        output: Name of the new file. It appears only when complete, synced and verified.
+        folder: Where the pool's relative paths start.
+        sources: Open checkpoints by name, instead of the pool's files.
+        dtype: Element type of the output, one for all or by component; by default what the recipe
+            says, else what the inputs share.
+        settings: Memory, threads, checks.
+        progress: Is told how far the merge is.
+
+    Returns:
+        What was made.
+
+    Raises:
+        RecipeError: The recipe says something impossible.
+        PreflightError: The inputs do not fit; nothing was read or written.
+        OutputExistsError: The output is there already.
+        OutputError: The output cannot be written.
+        CheckpointError: An input cannot be read or holds NaN; nothing was saved.
+        MemoryBudgetError: The plan needs more memory than it may have.
+
+    Example:
+        >>> from stockpot.recipes import make_recipe
+        >>> recipe = make_recipe("mean(a, b)", {"a": "a.safetensors", "b": "b.safetensors"})
+        >>> merge(recipe, "soup.safetensors", folder="nowhere")
+        Traceback (most recent call last):
+        ...
+        stockpot.errors.PreflightError: pool: a: nowhere/a.safetensors: the file cannot be ...
+    """
+    if sources is None:
+        with open_pool(recipe, folder) as opened:
+            return merge(
+                recipe,
+                output,
+                sources=opened,
+                dtype=dtype,
+                settings=settings,
+                progress=progress,
+            )
+    start = time.monotonic()
+    path = Path(output)
+    plan = make_plan(recipe, sources, dtype)
+    chunking = take_chunks(plan, settings.memory, settings.n_threads, settings.chunk_elements)
+    metadata = stand_in(plan, settings.hashes)
+    n_bytes = file_bytes(plan.infos, metadata)
+    _check_output(plan, path, n_bytes)
+    sink = FileSink(
+        path,
+        plan.infos,
+        metadata,
+        overwrite=settings.overwrite,
+        verify=settings.verify,
+    )
+    try:
+        digests = run_plan(
+            plan,
+            sink,
+            chunking,
+            hashes=settings.hashes,
+            allow_nonfinite=settings.allow_nonfinite,
+            compiled=_compiled(settings),
+            progress=progress,
+        )
+        check = Meter("checking", plan.written_bytes, progress)
+        sink.commit(describe(plan, digests), check.add)
+    except BaseException:
+        sink.abort()
+        raise
+    return MergeResult(
+        path,
+        plan,
+        content_hash(plan.infos, digests.outputs) if settings.hashes else None,
+        component_hashes(plan, digests) if settings.hashes else {},
+        n_bytes,
+        time.monotonic() - start,
+        chunking,
+    )
+
+
+def merge_in_memory(
+    recipe: Recipe,
+    sources: Mapping[str, Source],
+    *,
+    dtype: str | Mapping[str, str] | None = None,
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+    progress: ProgressCallback | None = None,
+) -> MemorySource:
+    """Merge checkpoints into memory: the same bytes as a file's, and no file.
+
+    Args:
+        recipe: What to merge.
+        sources: Open checkpoints by name.
+        dtype: Element type of the output; see `merge`.
+        settings: Memory (for buffers; the result comes on top), threads, checks.
+        progress: Is told how far the merge is.
+
+    Returns:
+        The merged checkpoint.
+
+    Raises:
+        RecipeError: The recipe says something impossible.
+        PreflightError: The inputs do not fit.
+    """
+    plan = make_plan(recipe, sources, dtype)
+    chunking = take_chunks(plan, settings.memory, settings.n_threads, settings.chunk_elements)
+    sink = MemorySink(plan.infos)
+    digests: Digests = run_plan(
+        plan,
+        sink,
+        chunking,
+        hashes=settings.hashes,
+        allow_nonfinite=settings.allow_nonfinite,
+        compiled=_compiled(settings),
+        progress=progress,
+    )
+    sink.commit(describe(plan, digests))
+    return sink.source("merge")
+
+
+def _compiled(settings: Settings) -> bool:
+    from stockpot.methods import HAS_COMPILED_KERNEL
+
+    return settings.compiled and HAS_COMPILED_KERNEL
+
+
+def _check_output(plan: Plan, path: Path, n_bytes: int) -> None:
+    problems = []
+    folder = path.parent
+    if not folder.is_dir():
+        problems.append(
+            Problem("no-folder", "the output's folder must exist", str(folder), "make it first")
+        )
+    else:
+        free = free_bytes(folder)
+        if path.with_name(path.name + ".partial").exists():
+            free += path.with_name(path.name + ".partial").stat().st_size
+        if free < n_bytes:
+            problems.append(
+                Problem(
+                    "disk-full",
+                    f"the output takes {size_text(n_bytes)}, "
+                    f"but the disk has room for {size_text(free)}",
+                    str(path),
+                    "free some room, or write to another disk",
+                )
+            )
+    resolved = path.resolve()
+    for name, source in plan.sources.items():
+        origin = getattr(source, "path", None)
+        if origin is not None and Path(origin).resolve() == resolved:
+            problems.append(
+                Problem(
+                    "output-is-input",
+                    "an input is never written to",
+                    f"{source.name} (pool: {name})",
+                    "choose another name for the output",
+                )
+            )
+    if problems:
+        raise PreflightError(problems)

@@ -1,0 +1,296 @@
+"""Run a plan: pull panels from the sources, push rows into the sink, on several threads.
+
+A thread takes one tensor at a time and walks through it chunk by chunk, so every hash sees its
+bytes in order, and memory is `threads × (models + 1) × chunk` whatever the size of the models.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from blake3 import blake3
+
+from stockpot.checkpoints import Sink, Source
+from stockpot.engine.budget import Chunking
+from stockpot.engine.plan import Plan, TensorPlan
+from stockpot.errors import CheckpointError
+from stockpot.methods import HAS_COMPILED_KERNEL, Row, combine
+
+__all__ = ["Digests", "Progress", "ProgressCallback", "run_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        stage: ``merging`` or ``checking``.
+        done_bytes: Bytes read and written so far in this stage.
+        total_bytes: Bytes that the stage will read and write.
+        elapsed_s: Seconds since the stage began.
+    """
+
+    stage: str
+    done_bytes: int
+    total_bytes: int
+    elapsed_s: float
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second so far."""
+        return self.done_bytes / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+    @property
+    def eta_s(self) -> float:
+        """Seconds that the rest takes at this rate; infinite before anything is known."""
+        rest = self.total_bytes - self.done_bytes
+        return rest / self.rate if self.rate > 0 else float("inf")
+
+
+class ProgressCallback(Protocol):
+    """Is told how far a run is, now and then, from any thread."""
+
+    def __call__(self, progress: Progress, /) -> None:
+        """Show it.
+
+        Args:
+            progress: How far the run is.
+        """
+
+
+@dataclass(frozen=True)
+class Digests:
+    """BLAKE3 of every tensor that a run touched.
+
+    Attributes:
+        outputs: By key of the output.
+        inputs: By model and key in its file.
+    """
+
+    outputs: dict[str, str]
+    inputs: dict[tuple[str, str], str]
+
+
+class Meter:
+    """Counts bytes from many threads and reports at most ten times a second."""
+
+    def __init__(self, stage: str, total_bytes: int, report: ProgressCallback | None) -> None:
+        self._stage, self._total, self._report = stage, total_bytes, report
+        self._start = self._last = time.monotonic()
+        self._done = 0
+        self._guard = threading.Lock()
+
+    def add(self, n_bytes: int) -> None:
+        """Count bytes.
+
+        Args:
+            n_bytes: How many more were moved.
+        """
+        with self._guard:
+            self._done += n_bytes
+            now = time.monotonic()
+            due = now - self._last >= 0.1 or self._done >= self._total
+            if due:
+                self._last = now
+        if due and self._report is not None:
+            self._report(Progress(self._stage, self._done, self._total, now - self._start))
+
+
+def run_plan(
+    plan: Plan,
+    sink: Sink,
+    chunking: Chunking,
+    *,
+    hashes: bool = True,
+    allow_nonfinite: bool = False,
+    compiled: bool = HAS_COMPILED_KERNEL,
+    progress: ProgressCallback | None = None,
+) -> Digests:
+    """Compute every tensor of a plan and write it.
+
+    Args:
+        plan: What to do.
+        sink: Where rows go; it is neither committed nor aborted here.
+        chunking: How to cut the work.
+        hashes: Hash every tensor that is read or written, on the way.
+        allow_nonfinite: Let NaN and infinities through instead of refusing them.
+        compiled: Use the C kernel; torch gives the same bytes.
+        progress: Is told how far the run is.
+
+    Returns:
+        The hashes; empty without `hashes`.
+
+    Raises:
+        CheckpointError: A source cannot be read, or holds NaN or infinities.
+        OutputError: The sink cannot take a row.
+    """
+    meter = Meter("merging", plan.read_bytes + plan.written_bytes, progress)
+    digests = Digests({}, {})
+    stop = threading.Event()
+    queue = iter(plan.tensors.items())
+    guard = threading.Lock()
+
+    def work() -> None:
+        worker = _Worker(
+            plan, sink, chunking.chunk_elements, hashes, allow_nonfinite, compiled, meter
+        )
+        while not stop.is_set():
+            with guard:
+                item = next(queue, None)
+            if item is None:
+                return
+            worker.tensor(*item, stop=stop)
+            with guard:
+                digests.outputs.update(worker.outputs)
+                digests.inputs.update(worker.inputs)
+
+    if chunking.threads == 1:
+        work()
+        return digests
+    with ThreadPoolExecutor(chunking.threads, thread_name_prefix="stockpot") as pool:
+        futures: list[Future[None]] = [pool.submit(work) for _ in range(chunking.threads)]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            stop.set()
+        for future in futures:
+            future.result()
+    return digests
+
+
+class _Worker:
+    """One thread's buffers and its way through a tensor."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        sink: Sink,
+        chunk_elements: int,
+        hashes: bool,
+        allow_nonfinite: bool,
+        compiled: bool,
+        meter: Meter,
+    ) -> None:
+        self._plan, self._sink, self._chunk = plan, sink, chunk_elements
+        self._hashes, self._compiled, self._meter = hashes, compiled, meter
+        self._allow_nonfinite = allow_nonfinite
+        self._buffers: list[memoryview] = []
+        self.outputs: dict[str, str] = {}
+        self.inputs: dict[tuple[str, str], str] = {}
+
+    def tensor(self, key: str, plan: TensorPlan, stop: threading.Event) -> None:
+        """Make one tensor.
+
+        Args:
+            key: Its key in the output.
+            plan: How.
+            stop: Set when another thread failed: leave early.
+        """
+        self.outputs, self.inputs = {}, {}
+        out_hash = self._hasher()
+        if plan.action == "make":
+            self._sink.write(key, 0, memoryview(plan.value))
+            self._note(out_hash, memoryview(plan.value))
+        else:
+            in_hashes = [self._hasher() for _ in plan.terms]
+            readers = [self._plan.sources[term.model] for term in plan.terms]
+            for start in range(0, plan.info.n_elements, self._chunk):
+                if stop.is_set():
+                    return
+                end = min(start + self._chunk, plan.info.n_elements)
+                self._chunk_of(key, plan, readers, start, end, out_hash, in_hashes)
+            if self._hashes:
+                self.inputs = {
+                    (term.model, term.key): hasher.hexdigest()
+                    for term, hasher in zip(plan.terms, in_hashes, strict=True)
+                }
+        digest = out_hash.hexdigest() if self._hashes else None
+        if digest is not None:
+            self.outputs = {key: digest}
+        self._sink.tensor_done(key, digest)
+
+    def _chunk_of(
+        self,
+        key: str,
+        plan: TensorPlan,
+        readers: list[Source],
+        start: int,
+        end: int,
+        out_hash: blake3,
+        in_hashes: list[blake3],
+    ) -> None:
+        rows: list[Row] = []
+        moved = 0
+        for i, (term, reader) in enumerate(zip(plan.terms, readers, strict=True)):
+            data = self._buffer(i, (end - start) * term.dtype.itemsize)
+            reader.read_into(term.key, start, end, data)
+            self._note(in_hashes[i], data)
+            rows.append(Row(data, term.dtype))
+            moved += data.nbytes
+        if plan.action == "copy":
+            # The bytes stay as they are; only integers may hold any pattern.
+            if plan.info.dtype.is_float and not self._allow_nonfinite:
+                self._refuse_nonfinite(plan, rows, readers, start)
+            result = rows[0].data
+        else:
+            result = self._buffer(len(rows), (end - start) * plan.info.dtype.itemsize)
+            weights = [term.weight for term in plan.terms]
+            facts = combine(rows, weights, Row(result, plan.info.dtype), compiled=self._compiled)
+            if (facts.nonfinite_input or facts.overflow) and not self._allow_nonfinite:
+                self._refuse_nonfinite(plan, rows, readers, start)
+                raise CheckpointError(
+                    f"{key}: a result is too large for {plan.info.dtype} (its largest number is "
+                    f"{plan.info.dtype.max_value:g}); save in a wider type with --dtype, or check "
+                    "the ratios"
+                )
+        self._sink.write(key, start, result)
+        self._note(out_hash, result)
+        self._meter.add(moved + result.nbytes)
+
+    def _refuse_nonfinite(
+        self, plan: TensorPlan, rows: list[Row], readers: list[Source], start: int
+    ) -> None:
+        for row, term, reader in zip(rows, plan.terms, readers, strict=True):
+            where = _first_nonfinite(row)
+            if where is not None:
+                raise CheckpointError(
+                    f"{reader.name}: {term.key}: values must be finite, but element "
+                    f"{start + where} is NaN or infinite; the file is damaged: leave it out, or "
+                    "keep such values with --allow-nonfinite"
+                )
+
+    def _buffer(self, index: int, n_bytes: int) -> memoryview:
+        while len(self._buffers) <= index:
+            self._buffers.append(memoryview(b""))
+        if self._buffers[index].nbytes < n_bytes:
+            self._buffers[index] = np.empty(n_bytes, np.uint8).data.cast("B")
+        return self._buffers[index][:n_bytes]
+
+    def _hasher(self) -> blake3:
+        return blake3()
+
+    def _note(self, hasher: blake3, data: memoryview) -> None:
+        if self._hashes:
+            hasher.update(data)
+
+
+_EXPONENTS: dict[str, tuple[type[np.unsignedinteger], int]] = {
+    "F64": (np.uint64, 0x7FF0000000000000),
+    "F32": (np.uint32, 0x7F800000),
+    "F16": (np.uint16, 0x7C00),
+    "BF16": (np.uint16, 0x7F80),
+    "F8_E5M2": (np.uint8, 0x7C),
+    "F8_E4M3": (np.uint8, 0x7F),  # no infinities; NaN is all ones
+}
+
+
+def _first_nonfinite(row: Row) -> int | None:
+    kind, mask = _EXPONENTS[row.dtype.name]
+    bits = np.frombuffer(row.data, kind)
+    found = (bits & kind(mask)) == mask
+    return int(found.argmax()) if found.any() else None

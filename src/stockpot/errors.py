@@ -1,0 +1,165 @@
+"""Everything that can go wrong, as one tree.
+
+StockpotError
+├── ProblemsError               several problems found by one check, reported together
+│   ├── RecipeError             a recipe cannot be read, or says something impossible
+│   └── PreflightError          a plan cannot run: keys, shapes, architectures, space
+├── CheckpointError             a file is not what it must be
+│   ├── HeaderError             its header breaks the format
+│   ├── TruncatedFileError      it ends before the bytes its header promises
+│   └── VerificationError       what was read back differs from what was written
+├── UnknownNameError            a name that no table has; suggests near ones
+├── LayoutError                 keys or shapes that no known architecture explains
+├── OutputExistsError           the output is there already and may not be replaced
+├── OutputError                 the output cannot be written (no space, no permission)
+├── MemoryBudgetError           the plan needs more than the memory it was given
+└── MissingExtraError           an optional dependency is not installed
+
+Each message gives the rule, what came instead, where (file and key), and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = [
+    "CheckpointError",
+    "HeaderError",
+    "LayoutError",
+    "MemoryBudgetError",
+    "MissingExtraError",
+    "OutputError",
+    "OutputExistsError",
+    "PreflightError",
+    "Problem",
+    "ProblemsError",
+    "RecipeError",
+    "StockpotError",
+    "TruncatedFileError",
+    "UnknownNameError",
+    "VerificationError",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, in a form that people and programs can read.
+
+    Attributes:
+        code: Short stable identifier, such as ``missing-key``.
+        message: The rule and what came instead.
+        where: File, key, or place in the recipe; empty when the message says it.
+        remedy: What to do about it; empty when nothing can be advised.
+
+    Example:
+        >>> str(Problem("missing-key", "the key is absent", "b.safetensors: a.weight", "use a | b"))
+        'b.safetensors: a.weight: the key is absent; use a | b'
+    """
+
+    code: str
+    message: str
+    where: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{text}; {self.remedy}" if self.remedy else text
+
+
+class StockpotError(Exception):
+    """Base of every error that Stockpot raises on purpose."""
+
+
+class ProblemsError(StockpotError, ValueError):
+    """Several problems that one check found.
+
+    Attributes:
+        problems: All of them, in the order in which they were met; never empty.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class RecipeError(ProblemsError):
+    """A recipe cannot be read, or asks for something that cannot be."""
+
+
+class PreflightError(ProblemsError):
+    """A plan cannot run; found from headers alone, before any tensor was read."""
+
+
+class CheckpointError(StockpotError, ValueError):
+    """A file is not the checkpoint it must be."""
+
+
+class HeaderError(CheckpointError):
+    """The header of a file breaks its format."""
+
+
+class TruncatedFileError(CheckpointError):
+    """A file ends before the bytes that its header promises."""
+
+
+class VerificationError(CheckpointError):
+    """Bytes that were read back differ from those that were written."""
+
+
+class UnknownNameError(StockpotError, LookupError):
+    """A name that a table does not have.
+
+    Args:
+        kind: What the name should have been, such as ``profile``.
+        name: What came.
+        known: The names there are; near ones are suggested.
+
+    Example:
+        >>> str(UnknownNameError("profile", "autombv", ["autombw", "supermerger"]))
+        "unknown profile 'autombv'; did you mean 'autombw'? (known: autombw, supermerger)"
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ";"
+        listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+        super().__init__(f"unknown {kind} {name!r}{hint} (known: {listed or 'none'})")
+        self.kind, self.name = kind, name
+
+
+class LayoutError(StockpotError, ValueError):
+    """Keys or shapes that no known architecture explains."""
+
+
+class OutputExistsError(StockpotError, FileExistsError):
+    """The output is there already, and nobody allowed replacing it."""
+
+
+class OutputError(StockpotError, OSError):
+    """The output cannot be written."""
+
+
+class MemoryBudgetError(StockpotError, MemoryError):
+    """A plan needs more memory than it was given."""
+
+
+class MissingExtraError(StockpotError, ImportError):
+    """An optional dependency is not installed.
+
+    Args:
+        purpose: What needs it.
+        extra: The extra of the ``stockpot`` distribution that brings it.
+
+    Example:
+        >>> str(MissingExtraError("drawing", "draw"))
+        "drawing needs packages that are not installed; type: pip install 'stockpot[draw]'"
+    """
+
+    def __init__(self, purpose: str, extra: str) -> None:
+        super().__init__(
+            f"{purpose} needs packages that are not installed; "
+            f"type: pip install 'stockpot[{extra}]'"
+        )

@@ -1,0 +1,54 @@
+"""What a key means: architecture, component, block; and block-weight profiles.
+
+Nothing here knows of values: layouts speak of keys and shapes, so that a file can be understood
+from its header alone, and importing this package loads no tensor library.
+
+Example:
+    >>> from stockpot.layouts import detect, get_layout
+    >>> shapes = {key: spec.shape for key, spec in get_layout("sdxl").specs.items()}
+    >>> print(detect(shapes).evidence[0])
+    model.diffusion_model.label_emb.0.0.weight is [1280, 2816], as in Stable Diffusion XL
+"""
+
+from stockpot.layouts._base import (
+    Cell,
+    Component,
+    KeySpec,
+    Part,
+    Row,
+    Shape,
+    counter_values,
+)
+from stockpot.layouts._layout import Fit, Layout
+from stockpot.layouts.architectures import LAYOUTS, get_layout
+from stockpot.layouts.detection import Detection, detect
+from stockpot.layouts.profiles import (
+    PROFILES,
+    Profile,
+    get_profile,
+    profiles_for,
+    spread,
+    supermerger_26_to_20,
+)
+
+__all__ = [
+    "LAYOUTS",
+    "PROFILES",
+    "Cell",
+    "Component",
+    "Detection",
+    "Fit",
+    "KeySpec",
+    "Layout",
+    "Part",
+    "Profile",
+    "Row",
+    "Shape",
+    "counter_values",
+    "detect",
+    "get_layout",
+    "get_profile",
+    "profiles_for",
+    "spread",
+    "supermerger_26_to_20",
+]

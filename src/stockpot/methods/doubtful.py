@@ -1,0 +1,200 @@
+"""Exact decisions for the few elements whose rounding a bounded error leaves open.
+
+The sum of a column is carried as an unevaluated pair (hi, lo) by error-free transformations
+(Knuth's two-sum, Dekker's two-product); where the pair holds the sum exactly, comparing it with
+the midpoint between two neighbours of the output's type decides. What the pair cannot hold is
+summed as fractions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stockpot.checkpoints import DType
+
+__all__ = ["round_fraction", "settle", "to_float64"]
+
+Doubles = npt.NDArray[np.float64]
+Bits = npt.NDArray[np.unsignedinteger[Any]]
+_LOOK_AT_ONCE = 1 << 14
+
+
+def settle(
+    rows: Sequence[tuple[memoryview, DType]],
+    weights: Sequence[Fraction],
+    out: tuple[memoryview, DType],
+    where: npt.NDArray[np.int64],
+) -> None:
+    """Write the correctly rounded weighted sum at some elements of a row.
+
+    Args:
+        rows: Bytes and type of each model's row, `n` elements each, all finite.
+        weights: Exact weight of each row.
+        out: Bytes and type of the output row.
+        where: Indices of the elements to decide, shape ``[m]``.
+    """
+    for begin in range(0, len(where), _LOOK_AT_ONCE):
+        piece = where[begin : begin + _LOOK_AT_ONCE]
+        columns = np.stack([to_float64(_picked(data, t, piece), t) for data, t in rows])
+        rounded = _rounded_sums(columns, weights, out[1])
+        target = np.frombuffer(out[0], _RAW[out[1].itemsize])
+        target[piece] = rounded
+
+
+def to_float64(raw: Bits, dtype: DType) -> Doubles:
+    """Widen elements to double; always exact.
+
+    Args:
+        raw: Bit patterns as unsigned integers of the type's size, shape ``[n]``.
+        dtype: What the patterns mean.
+
+    Returns:
+        The values, shape ``[n]``.
+    """
+    if dtype.name == "F64":
+        return raw.view(np.float64)
+    if dtype.name == "F32":
+        return raw.view(np.float32).astype(np.float64)
+    if dtype.name == "F16":
+        return raw.view(np.float16).astype(np.float64)
+    width = 8 * dtype.itemsize
+    bits = raw.astype(np.uint64)
+    magnitude = bits & np.uint64((1 << (width - 1)) - 1)
+    bias = 2 ** (width - 2 - dtype.mantissa_bits) - 1
+    values = (magnitude << np.uint64(52 - dtype.mantissa_bits)).view(np.float64)
+    values = values * 2.0 ** (1023 - bias)
+    signed: Doubles = np.where(bits >> np.uint64(width - 1) == 1, -values, values)
+    return signed
+
+
+def round_fraction(value: Fraction, dtype: DType) -> float:
+    """Round an exact value to a float type, to nearest, ties to even.
+
+    Args:
+        value: Any rational number.
+        dtype: The type to round to; its subnormals count.
+
+    Returns:
+        The nearest value of that type, as a double; infinite where it is too large.
+
+    Example:
+        >>> from stockpot.checkpoints import DTYPES
+        >>> round_fraction(Fraction(1, 3), DTYPES["F16"])
+        0.333251953125
+    """
+    if value == 0:
+        return 0.0
+    size = abs(value)
+    exponent = size.numerator.bit_length() - size.denominator.bit_length()
+    if size < Fraction(2) ** exponent:
+        exponent -= 1
+    last_place = max(exponent, dtype.min_exponent) - dtype.mantissa_bits
+    # Python rounds fractions half to even.
+    rounded = round(size / Fraction(2) ** last_place) * Fraction(2) ** last_place
+    result = math.inf if rounded > Fraction(dtype.max_value) else float(rounded)
+    return math.copysign(result, value)
+
+
+_RAW = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+def _picked(
+    data: memoryview, dtype: DType, where: npt.NDArray[np.int64]
+) -> Bits:
+    return np.ascontiguousarray(np.frombuffer(data, _RAW[dtype.itemsize])[where])
+
+
+def _rounded_sums(
+    columns: Doubles, weights: Sequence[Fraction], dtype: DType
+) -> Bits:
+    divisor = math.lcm(*(weight.denominator for weight in weights))
+    numerators = [int(weight * divisor) for weight in weights]
+    n = columns.shape[1]
+    result = np.zeros(n)
+    open_ = np.ones(n, bool)
+    if divisor < 1 << 26 and all(abs(p) < 1 << 26 for p in numerators) and dtype.name != "F64":
+        result, open_ = _by_pairs(columns, numerators, divisor, dtype)
+    for j in np.flatnonzero(open_):
+        column = columns[:, j]
+        exact = sum(
+            (w * Fraction(float(x)) for w, x in zip(weights, column, strict=True)), Fraction(0)
+        )
+        result[j] = round_fraction(exact, dtype)
+        if not column.any():
+            # A sum of zeros keeps their sign where all agree, as the kernels do.
+            signs = np.signbit(column) ^ np.array([weight < 0 for weight in weights])
+            result[j] = -0.0 if signs.all() else 0.0
+    return _to_bits(result, dtype)
+
+
+def _by_pairs(
+    columns: Doubles, numerators: list[int], divisor: int, dtype: DType
+) -> tuple[Doubles, npt.NDArray[np.bool_]]:
+    """Decide by pairs of doubles; the second result marks what they cannot decide."""
+    hi = np.zeros(columns.shape[1])
+    lo = np.zeros_like(hi)
+    inexact = np.zeros(hi.shape, bool)
+    # Products of a 26-bit integer with a value of 24 bits are exact; doubles may need more.
+    for numerator, x in zip(numerators, columns, strict=True):
+        product = numerator * x
+        inexact |= x != x.astype(np.float32)
+        hi, error = _two_sum(hi, product)
+        lo, rest = _two_sum(lo, error)
+        inexact |= rest != 0
+    hi, lo = _two_sum(hi, lo)
+    below, above = _neighbours(hi / divisor, dtype)
+    middle = below + (above - below) / 2  # exact: one bit more than the type has
+    # sign of (hi + lo) − q·middle; q·middle has at most 26 + 26 bits, hi is within a rounding of it
+    excess = (hi - divisor * middle) + lo
+    even = (_to_bits(below, dtype) & 1) == 0
+    upper = (excess > 0) | ((excess == 0) & ~even)
+    result = np.where(upper, above, below)
+    sure = np.isfinite(result) & ~inexact & (np.abs(hi) > 2.0**-900)
+    return result, ~sure
+
+
+def _neighbours(values: Doubles, dtype: DType) -> tuple[Doubles, Doubles]:
+    """The two adjacent values of a type that a value's midpoint question is about."""
+    _, exponent = np.frexp(values)
+    step = np.ldexp(1.0, np.maximum(exponent - 1, dtype.min_exponent) - dtype.mantissa_bits)
+    below = np.floor(values / step) * step
+    return below, below + step
+
+
+def _two_sum(a: Doubles, b: Doubles) -> tuple[Doubles, Doubles]:
+    total = a + b
+    shadow = total - a
+    return total, (a - (total - shadow)) + (b - shadow)
+
+
+def _to_bits(values: Doubles, dtype: DType) -> Bits:
+    """Bit patterns of values that the type holds exactly."""
+    with np.errstate(over="ignore"):
+        if dtype.name == "F64":
+            return np.ascontiguousarray(values).view(np.uint64)
+        if dtype.name == "F32":
+            return values.astype(np.float32).view(np.uint32)
+        if dtype.name == "F16":
+            return values.astype(np.float16).view(np.uint16)
+    size, sign = np.abs(values), np.signbit(values)
+    width = 8 * dtype.itemsize
+    _, exponent = np.frexp(size)
+    exponent = np.maximum(exponent - 1, dtype.min_exponent)
+    finite = np.isfinite(size)
+    significand = np.where(finite, size, 0) / np.ldexp(1.0, exponent - dtype.mantissa_bits)
+    field = (exponent - dtype.min_exponent).astype(np.int64) << dtype.mantissa_bits
+    top = (1 << (width - 1)) - 1 if dtype.name == "F8_E4M3" else _infinity(dtype)
+    bits = np.where(finite, field + significand.astype(np.int64), top)
+    bits |= sign.astype(np.int64) << (width - 1)
+    return bits.astype(_RAW[dtype.itemsize])
+
+
+def _infinity(dtype: DType) -> int:
+    width = 8 * dtype.itemsize
+    return ((1 << (width - 1 - dtype.mantissa_bits)) - 1) << dtype.mantissa_bits

@@ -1,0 +1,64 @@
+"""Recipes: what to merge, as text, as Python, and as a table of exact coefficients.
+
+Knows nothing of tensors or of what files hold. `docs/recipe.md` specifies the text form.
+"""
+
+from __future__ import annotations
+
+from .building import (
+    POOL,
+    add_difference,
+    blocks,
+    call,
+    glob,
+    lerp,
+    linear,
+    mean,
+    model,
+    search,
+    weighted_sum,
+)
+from .document import DTYPES, MIX_KEYS, PoolEntry, Recipe, Save, make_recipe
+from .errors import MissingModelError
+from .expressions import Call, Expr, Items, Name, Number, Text
+from .folding import Fold, TableRow, fold
+from .functions import FUNCTIONS, Function
+from .grammar import parse_expression
+from .printing import print_expression
+from .reading import parse_recipe, read_recipe
+
+__all__ = [
+    "DTYPES",
+    "FUNCTIONS",
+    "MIX_KEYS",
+    "POOL",
+    "Call",
+    "Expr",
+    "Fold",
+    "Function",
+    "Items",
+    "MissingModelError",
+    "Name",
+    "Number",
+    "PoolEntry",
+    "Recipe",
+    "Save",
+    "TableRow",
+    "Text",
+    "add_difference",
+    "blocks",
+    "call",
+    "fold",
+    "glob",
+    "lerp",
+    "linear",
+    "make_recipe",
+    "mean",
+    "model",
+    "parse_expression",
+    "parse_recipe",
+    "print_expression",
+    "read_recipe",
+    "search",
+    "weighted_sum",
+]

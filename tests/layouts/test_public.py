@@ -1,0 +1,40 @@
+"""The public surface, and what importing it costs."""
+
+import subprocess
+import sys
+
+import stockpot.layouts
+
+
+def test_public_names() -> None:
+    assert stockpot.layouts.__all__ == [
+        "LAYOUTS",
+        "PROFILES",
+        "Cell",
+        "Component",
+        "Detection",
+        "Fit",
+        "KeySpec",
+        "Layout",
+        "Part",
+        "Profile",
+        "Row",
+        "Shape",
+        "counter_values",
+        "detect",
+        "get_layout",
+        "get_profile",
+        "profiles_for",
+        "spread",
+        "supermerger_26_to_20",
+    ]
+    assert all(hasattr(stockpot.layouts, name) for name in stockpot.layouts.__all__)
+
+
+def test_import_loads_no_tensor_library() -> None:
+    program = (
+        "import sys, stockpot.layouts as layouts\n"
+        "assert not {'torch', 'numpy', 'diffusers', 'yaml'} & set(sys.modules)\n"
+        "assert all('specs' not in vars(layout) for layout in layouts.LAYOUTS.values())\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
