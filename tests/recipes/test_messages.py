@@ -38,7 +38,7 @@ def folded(mix: str, layout: str = "sd1", **let: str) -> str:
         ("lerp(a, b, c)", "mix.model: `t` of `lerp` must be a number or block weights, "
                           "but got a model"),
         ("lerp(a, b)", "mix.model: `lerp` takes 3 arguments, but got 2; write lerp(a, b, t)"),
-        ("lerp(a, b, alpha=1)", "mix.model: unknown option of `lerp` 'alpha'; (known: a, b, t); "
+        ("lerp(a, b, alpha=1)", "mix.model: unknown option of `lerp` 'alpha' (known: a, b, t); "
                                 "write lerp(a, b, t)"),
         ("a - [b + c]", "mix.model: `-` with a set needs sets or names of pool entries, but got "
                         "a model and a list; put names of the pool in the set"),
@@ -86,7 +86,7 @@ mix:
   unte: a
   te: [a, b]
   vae: 0.5*a * b
-save: {dtype: fp12}
+save: {dtype: fb32}
 """
     with pytest.raises(RecipeError) as caught:
         parse_recipe(text, "r.yaml")
@@ -102,9 +102,9 @@ save: {dtype: fp12}
         "r.yaml:3: pool.mean: 'mean' is the name of a function; choose another name",
         "r.yaml:11: mix.unte: unknown component 'unte'; did you mean 'unet'? "
         "(known: ema, model, other, te, te0, te1, unet, vae)",
-        "r.yaml:14: save.dtype: unknown dtype 'fp12'; did you mean 'fp32'? "
-        "(known: bf16, fp16, fp32, fp64)",
-        "r.yaml:9: let.y: unknown name 'q'; (known: a, b, mean, y); add it to `pool` or `let`",
+        "r.yaml:14: save.dtype: unknown dtype 'fb32'; did you mean 'fp32'? "
+        "(known: bf16, fp16, fp32, fp64, fp8_e4m3, fp8_e5m2)",
+        "r.yaml:9: let.y: unknown name 'q' (known: a, b, mean, y); add it to `pool` or `let`",
         "r.yaml:13: mix.vae: `*` multiplies a number by a number or by a model, but got a model "
         "and a model; scale a model by a number, or mix the two: lerp(a, b, t)",
     ]
@@ -124,9 +124,9 @@ def test_later_functions_are_kept() -> None:
 
 def test_public_names() -> None:
     assert stockpot.recipes.__all__ == [
-        "DTYPES", "FUNCTIONS", "MIX_KEYS", "POOL", "Call", "Expr", "Fold", "Function", "Items",
+        "DTYPES", "FUNCTIONS", "MIX_KEYS", "POOL", "RESERVED", "Call", "Expr", "Fold", "Function", "Items",
         "MissingModelError", "Name", "Number", "PoolEntry", "Recipe", "Save", "TableRow", "Text",
-        "add_difference", "blocks", "call", "fold", "glob", "lerp", "linear", "make_recipe",
+        "add_difference", "blocks", "call", "canonical", "fold", "glob", "lerp", "linear", "make_recipe",
         "mean", "model", "parse_expression", "parse_recipe", "print_expression", "read_recipe",
         "search", "weighted_sum",
     ]  # fmt: skip

@@ -13,7 +13,7 @@ import stockpot
 from stockpot.checkpoints import content_hash
 from stockpot.engine.plan import Plan
 from stockpot.engine.running import Digests
-from stockpot.recipes import PoolEntry, Recipe, Save
+from stockpot.recipes import PoolEntry, Recipe, Save, canonical
 
 __all__ = ["component_hashes", "describe", "stand_in"]
 
@@ -124,10 +124,8 @@ def _input_hash(plan: Plan, digests: Digests, model: str, component: str) -> str
 
 def _portable(recipe: Recipe) -> Recipe:
     """The recipe without paths; entries keep their names, which the expressions use."""
-    pool = {
-        name: PoolEntry(f"{name}.safetensors", recipe.pool[name].hash)
-        for name in sorted(recipe.pool)
-    }
+    recipe = canonical(recipe)
+    pool = {name: PoolEntry(f"{name}.safetensors", recipe.pool[name].hash) for name in recipe.pool}
     return replace(recipe, pool=pool, save=Save(None, recipe.save.dtype))
 
 

@@ -18,11 +18,19 @@ import numpy.typing as npt
 
 from stockpot.checkpoints import DType
 
-__all__ = ["round_fraction", "settle", "to_float64"]
+__all__ = [
+    "find_nonfinite",
+    "put_nonfinite",
+    "round_fraction",
+    "settle",
+    "to_float64",
+    "with_zeros",
+]
 
 Doubles = npt.NDArray[np.float64]
 Bits = npt.NDArray[np.unsignedinteger[Any]]
-_LOOK_AT_ONCE = 1 << 14
+# Doubles that are held at once: a few MB, whatever the number of models.
+_LOOK_AT_ONCE = 1 << 17
 
 
 def settle(
@@ -39,8 +47,9 @@ def settle(
         out: Bytes and type of the output row.
         where: Indices of the elements to decide, shape ``[m]``.
     """
-    for begin in range(0, len(where), _LOOK_AT_ONCE):
-        piece = where[begin : begin + _LOOK_AT_ONCE]
+    step = max(1, _LOOK_AT_ONCE // len(rows))
+    for begin in range(0, len(where), step):
+        piece = where[begin : begin + step]
         columns = np.stack([to_float64(_picked(data, t, piece), t) for data, t in rows])
         rounded = _rounded_sums(columns, weights, out[1])
         target = np.frombuffer(out[0], _RAW[out[1].itemsize])
@@ -98,21 +107,92 @@ def round_fraction(value: Fraction, dtype: DType) -> float:
     # Python rounds fractions half to even.
     rounded = round(size / Fraction(2) ** last_place) * Fraction(2) ** last_place
     result = math.inf if rounded > Fraction(dtype.max_value) else float(rounded)
-    return math.copysign(result, value)
+    return -result if value < 0 else result
+
+
+def find_nonfinite(data: memoryview, dtype: DType) -> npt.NDArray[np.bool_]:
+    """Mark elements that are NaN or infinite.
+
+    Args:
+        data: Bytes of the elements, shape ``[n]``.
+        dtype: Their type, a float.
+
+    Returns:
+        True where an element is not finite, shape ``[n]``.
+
+    Example:
+        >>> from stockpot.checkpoints import DTYPES
+        >>> row = np.array([1, np.inf, np.nan], np.float16)
+        >>> find_nonfinite(memoryview(row).cast("B"), DTYPES["F16"]).tolist()
+        [False, True, True]
+    """
+    kind = _RAW[dtype.itemsize]
+    # The smallest pattern that is no number: infinity, or the NaN of the type that has none.
+    first = (1 << (8 * dtype.itemsize - 1)) - 1 if dtype.name == "F8_E4M3" else _infinity(dtype)
+    magnitude = np.frombuffer(data, kind) & kind((1 << (8 * dtype.itemsize - 1)) - 1)
+    marked: npt.NDArray[np.bool_] = magnitude >= kind(first)
+    return marked
+
+
+def with_zeros(data: memoryview, dtype: DType, where: npt.NDArray[np.int64]) -> memoryview:
+    """Copy a row with some elements set to zero.
+
+    Args:
+        data: Bytes of the row.
+        dtype: Its type.
+        where: Indices of the elements.
+
+    Returns:
+        The copy's bytes.
+    """
+    copy = np.frombuffer(data, _RAW[dtype.itemsize]).copy()
+    copy[where] = 0
+    return memoryview(copy).cast("B")
+
+
+def put_nonfinite(
+    rows: Sequence[tuple[memoryview, DType]],
+    weights: Sequence[Fraction],
+    out: tuple[memoryview, DType],
+    where: npt.NDArray[np.int64],
+) -> None:
+    """Write what sums with NaN and infinities come to: NaN, unless all infinities agree.
+
+    Args:
+        rows: Bytes and type of each model's row.
+        weights: Weight of each row.
+        out: Bytes and type of the output row.
+        where: Indices of the elements, each with a NaN or an infinity in some row.
+    """
+    up, down = np.zeros(len(where), bool), np.zeros(len(where), bool)
+    for (data, dtype), weight in zip(rows, weights, strict=True):
+        raw = _picked(data, dtype, where).astype(np.uint64)
+        sign = raw >> np.uint64(8 * dtype.itemsize - 1) == 1
+        magnitude = raw & np.uint64((1 << (8 * dtype.itemsize - 1)) - 1)
+        top = np.uint64(_infinity(dtype))
+        has_infinity = dtype.name != "F8_E4M3"
+        infinite = (magnitude == top) & has_infinity & (weight != 0)
+        broken = find_nonfinite(data, dtype)[where] & ~infinite
+        up |= broken | (infinite & (sign == (weight < 0)))
+        down |= broken | (infinite & (sign != (weight < 0)))
+    dtype = out[1]
+    nan = (1 << (8 * dtype.itemsize - 1)) - 1
+    if dtype.name != "F8_E4M3":
+        nan = _infinity(dtype) | (1 << (dtype.mantissa_bits - 1))
+    patterns = np.where(up & down, nan, nan if dtype.name == "F8_E4M3" else _infinity(dtype))
+    patterns = patterns.astype(np.uint64)
+    patterns |= (down & ~up).astype(np.uint64) << np.uint64(8 * dtype.itemsize - 1)
+    np.frombuffer(out[0], _RAW[dtype.itemsize])[where] = patterns.astype(_RAW[dtype.itemsize])
 
 
 _RAW = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
-def _picked(
-    data: memoryview, dtype: DType, where: npt.NDArray[np.int64]
-) -> Bits:
+def _picked(data: memoryview, dtype: DType, where: npt.NDArray[np.int64]) -> Bits:
     return np.ascontiguousarray(np.frombuffer(data, _RAW[dtype.itemsize])[where])
 
 
-def _rounded_sums(
-    columns: Doubles, weights: Sequence[Fraction], dtype: DType
-) -> Bits:
+def _rounded_sums(columns: Doubles, weights: Sequence[Fraction], dtype: DType) -> Bits:
     divisor = math.lcm(*(weight.denominator for weight in weights))
     numerators = [int(weight * divisor) for weight in weights]
     n = columns.shape[1]
@@ -143,7 +223,8 @@ def _by_pairs(
     # Products of a 26-bit integer with a value of 24 bits are exact; doubles may need more.
     for numerator, x in zip(numerators, columns, strict=True):
         product = numerator * x
-        inexact |= x != x.astype(np.float32)
+        with np.errstate(over="ignore"):
+            inexact |= x != x.astype(np.float32)
         hi, error = _two_sum(hi, product)
         lo, rest = _two_sum(lo, error)
         inexact |= rest != 0
@@ -155,7 +236,7 @@ def _by_pairs(
     even = (_to_bits(below, dtype) & 1) == 0
     upper = (excess > 0) | ((excess == 0) & ~even)
     result = np.where(upper, above, below)
-    sure = np.isfinite(result) & ~inexact & (np.abs(hi) > 2.0**-900)
+    sure = (np.abs(result) <= dtype.max_value) & ~inexact & (np.abs(hi) > 2.0**-900)
     return result, ~sure
 
 

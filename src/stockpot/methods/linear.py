@@ -40,6 +40,7 @@ CODES = {"F64": 0, "F32": 1, "F16": 2, "BF16": 3, "F8_E4M3": 4, "F8_E5M2": 5}
 _EXACT_INTEGER = 1 << 53
 _UNIT = 2.0**-53
 _TINY = 2.0**-900
+_HUGE = 2.0**900
 
 Kernel = Callable[
     [memoryview, int, list[memoryview], list[int], list[float], float, float],
@@ -65,8 +66,10 @@ class RowFacts:
     """What was noticed while a row was computed.
 
     Attributes:
-        nonfinite_input: Some input holds NaN or an infinity; the output row is not to be used.
-        overflow: Some finite result does not fit the output's type; likewise.
+        nonfinite_input: Some input holds NaN or an infinity. The output has there what arithmetic
+            on them gives; elsewhere it is as ever.
+        overflow: Some result of finite inputs does not fit the output's type, which has infinity
+            there, or NaN where the type has none.
         n_settled: Elements that needed the exact second look.
     """
 
@@ -91,7 +94,7 @@ def combine(
         compiled: Use the C kernel; otherwise torch. Both give the same bytes.
 
     Returns:
-        What was noticed. Where it names a fault the output row must not be used.
+        What was noticed.
 
     Example:
         >>> from stockpot.checkpoints import DTYPES
@@ -111,7 +114,7 @@ def combine(
     numerators = [int(weight * divisor) for weight in weights]
     whole = divisor <= _EXACT_INTEGER and all(abs(n) <= _EXACT_INTEGER for n in numerators)
     scale = float(divisor) if whole else 1.0
-    factors = [float(n) for n in numerators] if whole else [float(w) for w in weights]
+    factors = [float(n) for n in numerators] if whole else [_nearest(w) for w in weights]
     buffers = [row.data for row in rows]
     codes = [CODES[row.dtype.name] for row in rows]
     code = CODES[out.dtype.name]
@@ -119,19 +122,47 @@ def combine(
     largest, grain, nonfinite, overflow, _ = kernel(
         out.data, code, buffers, codes, factors, scale, -1.0
     )
-    if nonfinite or overflow or largest == 0.0:
-        return RowFacts(bool(nonfinite), bool(overflow), 0)
-    if whole and _is_exact(largest, grain, divisor, out.dtype):
+    if nonfinite:
+        return _with_nonfinite(rows, weights, out, compiled)
+    if largest == 0.0 and all(factors):
         return RowFacts(False, False, 0)
+    if whole and _is_exact(largest, grain, divisor, out.dtype):
+        return RowFacts(False, bool(overflow), 0)
 
-    *_, listed = kernel(out.data, code, buffers, codes, factors, scale, (len(rows) + 4) * _UNIT)
-    found = np.frombuffer(listed, np.uint32).astype(np.int64)
-    if largest < _TINY or out.dtype.name == "F64":
-        # Where products may underflow the bound means nothing, and a double has no wider type to
-        # show its own doubt: look at every element.
-        found = np.arange(out.data.nbytes // out.dtype.itemsize)
+    n = out.data.nbytes // out.dtype.itemsize
+    smallest = min(map(abs, factors)) * grain
+    if out.dtype.name == "F64" or not (_TINY < smallest and largest < _HUGE):
+        # A double has no wider type to show its own doubt, and where products may underflow or
+        # sums overflow the bound means nothing: look at every element.
+        found = np.arange(n)
+    else:
+        slack = (len(rows) + 4) * _UNIT
+        *_, listed = kernel(out.data, code, buffers, codes, factors, scale, slack)
+        found = np.frombuffer(listed, np.uint32).astype(np.int64)
     doubtful.settle([(row.data, row.dtype) for row in rows], weights, (out.data, out.dtype), found)
-    return RowFacts(False, False, len(found))
+    if overflow or len(found):
+        overflow = bool(doubtful.find_nonfinite(out.data, out.dtype).any())
+    return RowFacts(False, bool(overflow), len(found))
+
+
+def _nearest(weight: Fraction) -> float:
+    try:
+        return float(weight)
+    except OverflowError:
+        return math.copysign(math.inf, weight.numerator)
+
+
+def _with_nonfinite(
+    rows: Sequence[Row], weights: Sequence[Fraction], out: Row, compiled: bool
+) -> RowFacts:
+    """Combine the finite columns as ever, and the others by the rules of infinities."""
+    masks = [doubtful.find_nonfinite(row.data, row.dtype) for row in rows]
+    columns = np.flatnonzero(np.logical_or.reduce(masks))
+    pairs = [(row.data, row.dtype) for row in rows]
+    finite = [Row(doubtful.with_zeros(data, dtype, columns), dtype) for data, dtype in pairs]
+    facts = combine(finite, weights, out, compiled=compiled)
+    doubtful.put_nonfinite(pairs, weights, (out.data, out.dtype), columns)
+    return RowFacts(True, facts.overflow, facts.n_settled)
 
 
 def _is_exact(largest: float, grain: float, divisor: int, out: DType) -> bool:
@@ -141,7 +172,7 @@ def _is_exact(largest: float, grain: float, divisor: int, out: DType) -> bool:
     rounding cannot reach across a midpoint while q leaves that many bits.
     """
     if out.name == "F64":
-        return largest <= 2.0**53 * grain
+        return largest < 2.0**53 * grain
     return largest <= 2.0**50 * grain and divisor.bit_length() + out.mantissa_bits <= 48
 
 

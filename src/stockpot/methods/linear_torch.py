@@ -72,7 +72,9 @@ def combine(
     listed = b""
     if magnitude is not None:
         step = magnitude * (slack / abs(divisor))
-        differs = _rounded(total - step, out_type) != _rounded(total + step, out_type)
+        # Bit patterns, not values: the sign of a zero can be in doubt too.
+        low, high = _rounded(total - step, out_type), _rounded(total + step, out_type)
+        differs = low.view(torch.int64) != high.view(torch.int64)
         listed = torch.nonzero(differs).flatten().to(torch.int32).numpy().tobytes()
     return largest, grain, int(nonfinite), int(overflow), listed
 

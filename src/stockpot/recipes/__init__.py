@@ -18,11 +18,12 @@ from .building import (
     search,
     weighted_sum,
 )
+from .canonical import canonical
 from .document import DTYPES, MIX_KEYS, PoolEntry, Recipe, Save, make_recipe
 from .errors import MissingModelError
 from .expressions import Call, Expr, Items, Name, Number, Text
 from .folding import Fold, TableRow, fold
-from .functions import FUNCTIONS, Function
+from .functions import FUNCTIONS, RESERVED, Function
 from .grammar import parse_expression
 from .printing import print_expression
 from .reading import parse_recipe, read_recipe
@@ -32,6 +33,7 @@ __all__ = [
     "FUNCTIONS",
     "MIX_KEYS",
     "POOL",
+    "RESERVED",
     "Call",
     "Expr",
     "Fold",
@@ -48,6 +50,7 @@ __all__ = [
     "add_difference",
     "blocks",
     "call",
+    "canonical",
     "fold",
     "glob",
     "lerp",

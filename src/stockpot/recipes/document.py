@@ -20,7 +20,7 @@ __all__ = ["DTYPES", "MIX_KEYS", "PoolEntry", "Recipe", "Save", "make_recipe"]
 #: What a mix may make; a particular key wins over `te`, and that over `model`.
 MIX_KEYS = ("model", "unet", "te", "te0", "te1", "vae", "ema", "other")
 #: Precisions that a recipe may ask for.
-DTYPES = ("fp16", "bf16", "fp32", "fp64")
+DTYPES = ("fp16", "bf16", "fp32", "fp64", "fp8_e4m3", "fp8_e5m2")
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")

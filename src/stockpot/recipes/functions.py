@@ -39,6 +39,7 @@ class Function:
         linear: Whether it folds to coefficients today.
         gives: ``model``, ``number`` or ``set``.
         text: Positions whose string literal is a text and not the name of a model.
+        symmetric: Whether the order of the arguments is without meaning.
 
     Example:
         >>> FUNCTIONS["lerp"].signature
@@ -51,6 +52,7 @@ class Function:
     linear: bool = True
     gives: Literal["model", "number", "set"] = "model"
     text: tuple[int, ...] = ()
+    symmetric: bool = False
 
     @property
     def signature(self) -> str:
@@ -63,7 +65,9 @@ def _later(name: str, *parameters: str, summary: str) -> Function:
 
 
 _ROWS: Iterable[Function] = (
-    Function("mean", ("*models",), "plain average of models, sets and lists of them"),
+    Function(
+        "mean", ("*models",), "plain average of models, sets and lists of them", symmetric=True
+    ),
     Function("lerp", ("a", "b", "t"), "a + t*(b - a): t = 0 is a, t = 1 is b"),
     Function("weighted_sum", ("a", "b", "t"), "A1111's name for lerp(a, b, t)"),
     Function("add_difference", ("a", "b", "c", "t"), "a + t*(b - c)"),

@@ -28,14 +28,22 @@ def read_recipe(path: str | Path) -> Recipe:
         path: A YAML file in UTF-8 of at most 1 MiB.
 
     Raises:
-        RecipeError: As `parse_recipe`; also for a file that is too large or not UTF-8.
-        OSError: The file cannot be read.
+        RecipeError: As `parse_recipe`; also for a file that cannot be read, is too large or not
+            UTF-8.
 
     Example:
-        >>> read_recipe("recipe.yaml")  # doctest: +SKIP
+        >>> read_recipe("nowhere.yaml")
+        Traceback (most recent call last):
+        ...
+        stockpot.errors.RecipeError: nowhere.yaml: the recipe cannot be read: No such file or ...
     """
-    with open(path, "rb") as file:
-        data = file.read(MAX_BYTES + 1)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise one_problem(
+            "unreadable", f"the recipe cannot be read: {error.strerror}", str(path)
+        ) from error
     if len(data) > MAX_BYTES:
         raise one_problem("too-long", f"a recipe may have {MAX_BYTES} bytes, but this has more",
                           str(path), "average sets, or split the recipe")  # fmt: skip

@@ -1,0 +1,77 @@
+"""The program `stockpot`: its commands, and how errors become messages and exit codes.
+
+Nothing heavy is imported here: each command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import stockpot
+from stockpot.cli import inspecting, merging, recipes, showing
+from stockpot.cli.output import safe_text
+from stockpot.errors import StockpotError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="stockpot",
+    help="Merge any number of Stable Diffusion checkpoints into one, and know what is in it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("inspect")(inspecting.inspect_files)
+app.command("mean")(merging.mean_of_files)
+app.command("merge")(merging.merge_recipe)
+app.add_typer(recipes.app, name="recipe")
+app.command("demo")(showing.demo)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"stockpot {stockpot.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where in the code an error came from.")
+    ] = False,
+) -> None:
+    """Options of the program itself; `main` looks for ``--debug``."""
+
+
+def main() -> None:
+    """Run the program: exit code 0 for success, 1 for an error, 2 for wrong usage."""
+    debug = "--debug" in sys.argv[1:]
+    # It is allowed anywhere, also behind a command.
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        code = app(args=arguments, prog_name="stockpot", standalone_mode=True)
+    except StockpotError as error:
+        if debug:
+            raise
+        lines = str(error).splitlines() or [type(error).__name__]
+        for line in lines:
+            print(f"error: {safe_text(line)}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("stopped; nothing was saved", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away; say nothing more to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(code)

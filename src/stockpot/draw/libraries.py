@@ -1,0 +1,31 @@
+"""The libraries that only drawing needs."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from stockpot.errors import MissingExtraError
+
+__all__ = ["require_libraries"]
+
+_LIBRARIES = ("accelerate", "diffusers", "transformers", "PIL", "jinja2")
+
+
+def require_libraries() -> None:
+    """Check that everything of the `draw` extra is installed, without loading any of it.
+
+    Raises:
+        MissingExtraError: Something is not; the message says what to type.
+
+    Example:
+        >>> require_libraries()
+    """
+    for name in _LIBRARIES:
+        # `find_spec` raises where a caller has put None in `sys.modules` to hide a package.
+        try:
+            found = find_spec(name) is not None
+        except ValueError:
+            found = False
+        if not found:
+            error = MissingExtraError("drawing", "draw")
+            raise error from ModuleNotFoundError(f"No module named {name!r}", name=name)

@@ -1,0 +1,74 @@
+"""The form of a recipe that does not depend on how its author happened to order things."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .document import Recipe
+from .expressions import Call, Expr, Items
+from .functions import FUNCTIONS
+from .printing import print_expression
+
+__all__ = ["canonical"]
+
+
+def canonical(recipe: Recipe) -> Recipe:
+    """Order whatever has no order of its own: the pool, `let`, arguments of symmetric functions.
+
+    Args:
+        recipe: Any recipe.
+
+    Returns:
+        An equal recipe: it folds to the same table.
+
+    Example:
+        >>> from stockpot.recipes import make_recipe
+        >>> recipe = make_recipe("mean(b, a)", {"b": "b.ckpt", "a": "a.ckpt"})
+        >>> print(canonical(recipe).to_yaml(), end="")
+        stockpot: 1
+        pool:
+          a: a.ckpt
+          b: b.ckpt
+        mix:
+          model: mean(a, b)
+    """
+    ordered: dict[int, Expr] = {}
+    return replace(
+        recipe,
+        pool=dict(sorted(recipe.pool.items())),
+        let={name: _ordered(value, ordered) for name, value in sorted(recipe.let.items())},
+        mix={name: _ordered(value, ordered) for name, value in sorted(recipe.mix.items())},
+    )
+
+
+def _ordered(root: Expr, done: dict[int, Expr]) -> Expr:
+    """Rebuild from the leaves up, each node once; `done` is by identity, since nodes are shared."""
+    stack = [root]
+    while stack:
+        node = stack[-1]
+        if id(node) in done:
+            stack.pop()
+            continue
+        waiting = [child for child in node._children() if id(child) not in done]
+        if waiting:
+            stack.extend(waiting)
+            continue
+        stack.pop()
+        done[id(node)] = _rebuilt(node, done)
+    return done[id(root)]
+
+
+def _rebuilt(node: Expr, done: dict[int, Expr]) -> Expr:
+    if isinstance(node, Items):
+        return Items(tuple(done[id(item)] for item in node.items))
+    if not isinstance(node, Call):
+        return node
+    args = [done[id(arg)] for arg in node.args]
+    function = FUNCTIONS.get(node.function)
+    if function is not None and function.symmetric:
+        if len(args) == 1 and isinstance(args[0], Items):
+            args = [Items(tuple(sorted(args[0].items, key=print_expression)))]
+        else:
+            args.sort(key=print_expression)
+    options = tuple((name, done[id(value)]) for name, value in node.options)
+    return Call(node.function, tuple(args), options)
