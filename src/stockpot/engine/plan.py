@@ -15,8 +15,8 @@ from typing import Literal
 
 from stockpot.checkpoints import DTYPES, DType, Source, TensorInfo, get_dtype, in_file_order
 from stockpot.errors import PreflightError, Problem
-from stockpot.layouts import Cell, Detection, KeySpec, Layout, counter_values, detect
-from stockpot.recipes import Fold, MissingModelError, Recipe, fold
+from stockpot.layouts import Cell, Detection, KeySpec, Layout, counter_values, detect, get_layout
+from stockpot.recipes import MIX_KEYS, Fold, MissingModelError, Recipe, fold
 
 __all__ = ["Plan", "TensorPlan", "Term", "make_plan"]
 
@@ -140,12 +140,26 @@ def make_plan(
     }
     layout = _common_layout(detections)
     folded = fold(recipe, layout)
+    absent = [
+        Problem("no-source", "the mix reads it, but no open checkpoint was given", f"pool: {name}")
+        for name in folded.models
+        if name not in sources
+    ]
+    if absent:
+        raise PreflightError(absent)
+    # Entries that nothing reads have no say in what kind of model this is.
+    read = {name: detections[name] for name in folded.models}
+    if read and layout.name not in {found.layout.name for found in read.values()}:
+        layout = _common_layout(read)
+        folded = fold(recipe, layout)
     planner = _Planner(layout, folded, sources, detections, dtype or recipe.save.dtype)
     return planner.plan()
 
 
 def _common_layout(detections: Mapping[str, Detection]) -> Layout:
     """The layout of the model with most known keys; others must fit it where they are read."""
+    if not detections:
+        return get_layout("generic")
     best = max(detections.values(), key=lambda found: sum(found.fit.matched.values()))
     return best.layout
 
@@ -172,7 +186,9 @@ class _Planner:
         self.where: dict[str, dict[str, str]] = defaultdict(dict)
         for name, source in self.sources.items():
             for key in source.tensors:
-                self.where[layout.canonical_key(key)].setdefault(name, key)
+                canonical = layout.canonical_key(key)
+                if key == canonical or name not in self.where[canonical]:
+                    self.where[canonical][name] = key
 
     def plan(self) -> Plan:
         strangers = self._check_architectures()
@@ -217,7 +233,9 @@ class _Planner:
     def _check_architectures(self) -> bool:
         """Report models of another kind; their other differences would only repeat it."""
         found = False
-        reference = next(name for name, one in self.detections.items() if one.layout is self.layout)
+        reference = next(
+            (name for name in self.sources if self.detections[name].layout is self.layout), ""
+        )
         for name, source in self.sources.items():
             detection = self.detections[name]
             if detection.layout.name == self.layout.name:
@@ -232,8 +250,7 @@ class _Planner:
                     "architecture",
                     f"models of one mix must be of one architecture, but this is "
                     f"{detection.layout.title} ({detection.evidence[0]}) and "
-                    f"{self.sources[reference].name if reference in self.sources else reference} "
-                    f"is {self.layout.title}",
+                    f"{self.sources[reference].name} is {self.layout.title}",
                     source.name,
                     "take one of them out of the mix",
                 )
@@ -244,16 +261,53 @@ class _Planner:
         if not self.layout.parts:
             yield from sorted(self.where)
             return
-        for key in self.layout.specs:
-            cell = self.layout.specs[key].cell
-            if cell not in self.fold.rows:
+        absent = self._absent_components()
+        for key, spec in self.layout.specs.items():
+            if spec.cell not in self.fold.rows or spec.cell.component in absent:
                 continue
             if key in self.where:
                 yield key
-            elif not self.layout.specs[key].optional:
-                for name in self.fold.rows[cell]:
-                    self.missing[name, cell.component].append(key)
+            elif not spec.optional:
+                for name in self.fold.rows[spec.cell]:
+                    self.missing[name, spec.cell.component].append(key)
         yield from sorted(key for key in self.where if key not in self.layout.specs)
+
+    def _absent_components(self) -> set[str]:
+        """Components that no model has and that the mix names only by `model`: there is no such
+        part to make, as in a mean of UNet-only files."""
+        named = {
+            component
+            for name in self.fold.recipe.mix
+            if name != "model"
+            for component in self.layout.component_names(name)
+        }
+        here = {self.layout.cell_of(key).component for key in self.where}
+        made = dict.fromkeys(cell.component for cell in self.fold.rows)
+        absent = {name for name in made if self.layout.n_required.get(name)} - here - named
+        for name in made:
+            if name in absent:
+                self.notes.append(
+                    Problem("absent-component", f"no model has a {name}, so the output has none")
+                )
+        return absent
+
+    def _absent_components(self) -> set[str]:
+        """Components that no input has and no one asked for by name: the output lacks them too."""
+        present = {self.layout.cell_of(key).component for key in self.where}
+        named = {name for key in self.fold.recipe.mix if key != "model"
+                 for name in self.layout.component_names(key)}  # fmt: skip
+        made = {cell.component for cell in self.fold.rows}
+        absent = (made & self.layout.n_required.keys()) - present - named
+        for component in self.layout.components:
+            if component.name in absent and self.where:
+                self.notes.append(
+                    Problem(
+                        "absent-component",
+                        "no input has it, so that the output has none either",
+                        component.title,
+                    )
+                )
+        return absent
 
     def _tensor(self, key: str) -> TensorPlan | None:
         cell, spec = self.layout.cell_of(key), self.layout.spec_of(key)
@@ -263,11 +317,12 @@ class _Planner:
         expendable = cell.component in _EXPENDABLE or (spec is not None and spec.optional)
         if spec is not None and spec.role == "counter":
             return self._counter(key, cell, spec, holders)
-        if spec is not None and spec.role in ("buffer", "marker"):
-            return self._constant(key, cell, spec.role, holders)
+        constant = spec is not None and spec.role in ("buffer", "marker")
         try:
             weights = self.fold.coefficients(cell, frozenset(holders))
         except MissingModelError as error:
+            if spec is not None and constant:
+                return self._constant(key, cell, spec.role, list(self.fold.rows[cell]), holders)
             if expendable:
                 lacking = ", ".join(error.models)
                 self.dropped[f"{lacking} lack them", tuple(holders)].append(key)
@@ -277,12 +332,14 @@ class _Planner:
             return None
         if not weights:
             return None
+        if spec is not None and constant:
+            return self._constant(key, cell, spec.role, list(weights), holders)
         infos = {name: self.sources[name].tensors[holders[name]] for name in weights}
         shape = self._shape(key, spec, infos)
         if shape is None:
             return None
         if not all(info.dtype.is_float for info in infos.values()):
-            return self._constant(key, cell, "integer", {name: holders[name] for name in weights})
+            return self._constant(key, cell, "integer", list(weights), holders)
         out = self.dtypes.get(cell.component) or _common_dtype(
             info.dtype for info in infos.values()
         )
@@ -337,14 +394,14 @@ class _Planner:
         return TensorPlan(TensorInfo(key, DTYPES["I64"], spec.shape), cell, "make", value=data)
 
     def _constant(
-        self, key: str, cell: Cell, role: str, holders: Mapping[str, str]
+        self, key: str, cell: Cell, role: str, names: list[str], holders: Mapping[str, str]
     ) -> TensorPlan | None:
         """Schedules, markers and integers are copied where all agree, and never averaged."""
-        row = self.fold.rows[cell]
-        readers = [name for name in row if name in holders]
+        # By name, since all are equal: the order of the pool must not show.
+        readers = sorted(name for name in names if name in holders)
         if not readers:
             return None
-        lacking = [name for name in row if name not in holders]
+        lacking = sorted(name for name in names if name not in holders)
         if role == "marker" and lacking and cell.component == "other":
             self.problems.append(
                 Problem(
@@ -365,9 +422,12 @@ class _Planner:
             self.problems.append(
                 Problem(
                     "disagreement",
-                    f"a {role} is copied, never averaged, but {', '.join(readers)} differ in it",
+                    f"{'an' if role == 'integer' else 'a'} {role} is copied, never averaged, but "
+                    f"{', '.join(readers)} differ in it",
                     key,
-                    f"name one source for it: `{cell.component}: {readers[0]}` in the mix",
+                    f"name one source for it: `{cell.component}: {readers[0]}` in the mix"
+                    if cell.component in MIX_KEYS
+                    else "leave all but one of them out",
                 )
             )
             return None
