@@ -1,4 +1,4 @@
-"""Train the base's UNet on the four base styles.
+"""Train the base's UNet on the four base styles, in two processes of one thread each.
 
     python bench/zoo/train_unet.py --work WORK --minutes 45
 """
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import corpus
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 from diffusers import UNet2DConditionModel
 from diffusion import UNET_CONFIG, Captions, Run, latents, train
 from transformers import CLIPModel, CLIPTextModel
@@ -25,22 +27,20 @@ def text_tower(clip: CLIPModel) -> CLIPTextModel:
     return tower.eval().requires_grad_(False)
 
 
-def main() -> None:
-    """Train by the clock, save the running mean every three minutes and at the end."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=45)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    text_encoder = text_tower(CLIPModel.from_pretrained(args.work / "clip"))
-    text_encoder.save_pretrained(args.work / "text_encoder")
+def worker(rank: int, args: argparse.Namespace) -> None:
+    """One of the processes that average their gradients; the first one saves."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{args.work}/rendezvous", rank=rank, world_size=args.processes
+    )
+    text_encoder = CLIPTextModel.from_pretrained(args.work / "text_encoder").eval()
     x, index = latents(args.work)
     known = [s.style in BASE_STYLES for s in corpus.SCENES]
     keep = [i for i, scene in enumerate(index) if known[scene]]
     torch.manual_seed(4)
     unet = UNet2DConditionModel(**UNET_CONFIG)
+    if args.resume:
+        unet = UNet2DConditionModel.from_pretrained(args.work / args.resume)
     print(f"{sum(p.numel() for p in unet.parameters()):,} parameters, {len(keep)} latents")
 
     def save(means: list[torch.Tensor], name: str = "unet-partial") -> None:
@@ -55,7 +55,24 @@ def main() -> None:
     means, _ = train(
         unet, list(unet.parameters()), data, corpus.random_caption, captions, run, save
     )
-    save(means, "unet")
+    if rank == 0:
+        save(means, "unet")
+
+
+def main() -> None:
+    """Train by the clock, save the running mean every three minutes and at the end."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=45)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--resume", help="start from this folder in WORK, such as unet-partial")
+    args = parser.parse_args()
+    tower = text_tower(CLIPModel.from_pretrained(args.work / "clip"))
+    tower.save_pretrained(args.work / "text_encoder")
+    latents(args.work)
+    (args.work / "rendezvous").unlink(missing_ok=True)
+    torch.multiprocessing.spawn(worker, (args,), nprocs=args.processes)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "beta_schedule": "scaled_linear",
             "num_train_timesteps": 1000,
             "prediction_type": "epsilon",
-            "clip_sample": True,
+            "clip_sample": False,
+            "steps_offset": 1,
         },
     }
     for name, content in write.items():

@@ -124,9 +124,9 @@ def test_later_functions_are_kept() -> None:
 
 def test_public_names() -> None:
     assert stockpot.recipes.__all__ == [
-        "DTYPES", "FUNCTIONS", "MIX_KEYS", "POOL", "RESERVED", "Call", "Expr", "Fold", "Function", "Items",
-        "MissingModelError", "Name", "Number", "PoolEntry", "Recipe", "Save", "TableRow", "Text",
-        "add_difference", "blocks", "call", "canonical", "fold", "glob", "lerp", "linear", "make_recipe",
-        "mean", "model", "parse_expression", "parse_recipe", "print_expression", "read_recipe",
-        "search", "weighted_sum",
+        "DTYPES", "FUNCTIONS", "MIX_KEYS", "POOL", "RESERVED", "Call", "Expr", "Fold", "Function",
+        "Items", "MissingModelError", "Name", "Number", "PoolEntry", "Recipe", "Save", "TableRow",
+        "Text", "add_difference", "blocks", "call", "canonical", "fold", "glob", "lerp", "linear",
+        "make_recipe", "mean", "model", "parse_expression", "parse_recipe", "print_expression",
+        "read_recipe", "search", "weighted_sum",
     ]  # fmt: skip

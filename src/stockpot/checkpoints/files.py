@@ -37,6 +37,7 @@ class SafetensorsFile(Source):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.files = (self.path,)
         self.name = str(self.path)
         try:
             self._descriptor = storage.open_for_reading(self.path)
@@ -91,6 +92,7 @@ class JoinedSource(Source):
     def __init__(self, name: str, parts: list[tuple[str, Source]]) -> None:
         self.name = name
         self._parts = [part for _, part in parts]
+        self.files = tuple(file for part in self._parts for file in part.files)
         self._owner: dict[str, tuple[Source, str]] = {}
         tensors: dict[str, TensorInfo] = {}
         metadata: dict[str, str] = {}

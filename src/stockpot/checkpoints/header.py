@@ -148,7 +148,18 @@ def _parsed(raw: bytes, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise HeaderError(f"{name}: the header is not JSON: {error}") from error
     assert isinstance(parsed, dict)  # it began with a brace
+    if b"\\u" in raw and not _is_text(parsed):
+        raise HeaderError(f"{name}: the header holds half of a UTF-16 pair; it is damaged")
     return parsed
+
+
+def _is_text(parsed: dict[str, Any]) -> bool:
+    """Whether all texts that are kept can be written; escapes can smuggle lone surrogates in."""
+    try:
+        json.dumps([list(parsed), parsed.get(_METADATA)], ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _checked(parsed: dict[str, Any], data_bytes: int, start: int, name: str) -> Header:
@@ -184,6 +195,9 @@ def _checked(parsed: dict[str, Any], data_bytes: int, start: int, name: str) -> 
 
 def _entry(key: str, entry: Any, name: str) -> tuple[TensorInfo, int, int]:
     where = f"{name}: {key}"
+    # They would garble terminals, and could make two models look like one to the content hash.
+    if any(ord(char) < 32 or ord(char) == 127 for char in key):
+        raise HeaderError(f"{name}: {key!a}: a key must not hold control characters")
     if not isinstance(entry, dict) or set(entry) != _FIELDS:
         raise HeaderError(f"{where}: an entry must have exactly {sorted(_FIELDS)}")
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:

@@ -155,9 +155,11 @@ class MemorySink(Sink):
 class FileSink(Sink):
     """Writes a safetensors file: rows in place, then sync, re-read check, rename.
 
-    While it is written the file is called ``NAME.partial``, and ``NAME.partial.journal`` lists,
-    one JSON line a tensor, what is complete. A killed process leaves these two; the next run
-    replaces them. The final name never shows anything but a complete file.
+    While it is written the file is called ``NAME.partial``, and ``NAME.partial.journal`` tells in
+    JSON lines what is done: first the plan's fingerprint, then ``{"key", "blake3"}`` for each
+    tensor that was written and ``{"key", "checked"}`` for each that was read back. A killed process
+    leaves these two; the next run replaces them. The final name never shows anything but a complete
+    file.
 
     Args:
         path: The final name.
@@ -166,6 +168,7 @@ class FileSink(Sink):
         overwrite: Whether a file of that name may be replaced, at the very end.
         verify: Whether to read everything back before the rename. Tensors whose digest is not
             given to `tensor_done` cannot be checked.
+        plan: Fingerprint of what is being written, for the journal.
 
     Raises:
         OutputExistsError: The file exists and `overwrite` is false.
@@ -180,6 +183,7 @@ class FileSink(Sink):
         *,
         overwrite: bool = False,
         verify: bool = True,
+        plan: str = "",
     ) -> None:
         self.path = Path(path)
         self.tensors = in_file_order(tensors)
@@ -204,9 +208,9 @@ class FileSink(Sink):
         self._journal_path = self._partial.with_name(self._partial.name + ".journal")
         with self._explained():
             self._descriptor = storage.open_for_writing(self._partial)
-        self._open = True
+        self._open, self._finished = True, False
         try:
-            storage.lock(self._descriptor, str(self.path))
+            storage.lock(self._descriptor, self._partial, str(self.path))
         except BaseException:
             # It belongs to the other process: leave it alone.
             os.close(self._descriptor)
@@ -214,7 +218,9 @@ class FileSink(Sink):
         try:
             with self._explained():
                 storage.reserve(self._descriptor, self.n_bytes)
-                self._journal = self._journal_path.open("w", encoding="utf-8")
+                # Line by line, so that a killed process leaves all that it knew.
+                self._journal = self._journal_path.open("w", encoding="utf-8", buffering=1)
+                self._note({"version": 1, "plan": plan, "n_bytes": self.n_bytes})
         except BaseException:
             self.abort()
             raise
@@ -236,7 +242,7 @@ class FileSink(Sink):
         with self._guard, self._explained():
             if digest is not None:
                 self._digests[key] = digest
-            self._journal.write(json.dumps({"key": key, "blake3": digest}) + "\n")
+            self._note({"key": key, "blake3": digest})
 
     def commit(
         self, metadata: Mapping[str, str], progress: Callable[[int], None] = lambda n_bytes: None
@@ -255,19 +261,34 @@ class FileSink(Sink):
                 raise self._sync_error
             storage.sync(self._descriptor)
         if self._verify:
-            self._check(progress)
+            self._check(header, progress)
         self._refuse_existing()
+        # The claim on the partial name must outlast the name, or another process's new file
+        # could be taken for ours.
+        if not storage.can_rename_open():
+            self._close()
         with self._explained():
+            self._journal.close()
+            self._journal_path.unlink(missing_ok=True)
             storage.replace(self._partial, self.path)
+        self._finished = True
         self._close()
-        self._journal_path.unlink(missing_ok=True)
 
     def abort(self) -> None:
         """Remove what was written; the final name is untouched."""
-        if self._open:
+        if self._finished:
+            return
+        self._finished = True
+        if not storage.can_rename_open():
             self._close()
-            self._partial.unlink(missing_ok=True)
-            self._journal_path.unlink(missing_ok=True)
+        if hasattr(self, "_journal"):
+            self._journal.close()
+        self._journal_path.unlink(missing_ok=True)
+        self._partial.unlink(missing_ok=True)
+        self._close()
+
+    def _note(self, entry: Mapping[str, object]) -> None:
+        self._journal.write(json.dumps(entry) + "\n")
 
     def _sync_in_background(self) -> None:
         try:
@@ -278,31 +299,38 @@ class FileSink(Sink):
         self._syncing.clear()
 
     def _close(self) -> None:
-        self._background.shutdown(wait=True)
-        self._open = False
-        os.close(self._descriptor)
-        if hasattr(self, "_journal"):
-            self._journal.close()
+        if self._open:
+            self._open = False
+            self._background.shutdown(wait=True)
+            os.close(self._descriptor)
 
-    def _check(self, progress: Callable[[int], None]) -> None:
+    def _check(self, header: memoryview, progress: Callable[[int], None]) -> None:
         storage.drop_cache(self._descriptor)
-        buffer = memoryview(bytearray(_CHUNK_BYTES))
+        buffer = memoryview(bytearray(max(_CHUNK_BYTES, header.nbytes)))
+        with self._explained():
+            storage.read_at(self._descriptor, 0, buffer[: header.nbytes], str(self._partial))
+        self._compare("the header", buffer[: header.nbytes] == header)
         for key, info in self.tensors.items():
             if key not in self._digests:
                 continue
             hasher = blake3()
             for begin in range(0, info.n_bytes, _CHUNK_BYTES):
                 piece = buffer[: min(_CHUNK_BYTES, info.n_bytes - begin)]
-                storage.read_at(
-                    self._descriptor, self._offsets[key] + begin, piece, str(self._partial)
-                )
+                with self._explained():
+                    storage.read_at(
+                        self._descriptor, self._offsets[key] + begin, piece, str(self._partial)
+                    )
                 hasher.update(piece)
                 progress(piece.nbytes)
-            if hasher.hexdigest() != self._digests[key]:
-                raise VerificationError(
-                    f"{self.path}: {key}: the bytes on the disk are not those that were written; "
-                    "the disk or the memory is failing; nothing was saved"
-                )
+            self._compare(key, hasher.hexdigest() == self._digests[key])
+            self._note({"key": key, "checked": True})
+
+    def _compare(self, what: str, is_equal: bool) -> None:
+        if not is_equal:
+            raise VerificationError(
+                f"{self.path}: {what}: the bytes on the disk are not those that were written; "
+                "the disk or the memory is failing; nothing was saved"
+            )
 
     def _refuse_existing(self) -> None:
         if self.path.is_dir():

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self, final
 
@@ -59,11 +60,13 @@ class Source(ABC):
         name: What to call it in messages: usually the file's path.
         tensors: Every tensor by key, in the order of the file.
         metadata: The checkpoint's own metadata: strings only, untrusted.
+        files: The files that it reads, which nobody may write to meanwhile; none by default.
     """
 
     name: str
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
+    files: tuple[Path, ...] = ()
 
     @abstractmethod
     def read_into(self, key: str, start: int, stop: int, out: memoryview) -> None:

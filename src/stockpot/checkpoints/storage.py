@@ -17,8 +17,10 @@ from pathlib import Path
 from stockpot.errors import OutputError, TruncatedFileError
 
 __all__ = [
+    "can_rename_open",
     "drop_cache",
     "free_bytes",
+    "is_at",
     "lock",
     "open_for_reading",
     "open_for_writing",
@@ -59,7 +61,8 @@ def open_for_writing(path: Path) -> int:
         A descriptor for `write_at` and `read_at`.
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-    return os.open(path, flags, 0o666)
+    # A link could lead to a file that is none of ours.
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def read_at(descriptor: int, offset: int, out: memoryview, name: str) -> None:
@@ -168,6 +171,15 @@ def drop_cache(descriptor: int) -> None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def can_rename_open() -> bool:
+    """Whether a file can be renamed or removed while it is open; on Windows it cannot.
+
+    Returns:
+        True on POSIX systems.
+    """
+    return os.name != "nt"
+
+
 def replace(source: Path, target: Path) -> None:
     """Give a complete file its final name in one step, and make the name last.
 
@@ -194,16 +206,18 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def lock(descriptor: int, name: str) -> None:
+def lock(descriptor: int, path: Path, name: str) -> None:
     """Claim a file for this process; the claim ends with the process, however it ends.
 
     Args:
         descriptor: From `open_for_writing`.
-        name: The file's name, for the message.
+        path: What was opened.
+        name: The output's name, for the message.
 
     Raises:
         OutputError: Another process holds it.
     """
+    held = f"{name}: another process is writing this output; wait for it, or choose another name"
     try:
         if os.name == "nt":
             import msvcrt
@@ -216,9 +230,28 @@ def lock(descriptor: int, name: str) -> None:
 
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise OutputError(
-            f"{name}: another process is writing this output; wait for it, or choose another name"
-        ) from error
+        # Some network disks know no locks; there, two writers are the user's to avoid.
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            raise OutputError(held) from error
+    # Whoever held the file may have finished and renamed it between our opening and our claim.
+    if not is_at(descriptor, path):
+        raise OutputError(held)
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file still has its name.
+
+    Args:
+        descriptor: An open file.
+        path: The name it was opened by.
+
+    Returns:
+        False where the name is gone, or another file's.
+    """
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def free_bytes(folder: Path) -> int:

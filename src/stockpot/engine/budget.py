@@ -14,6 +14,8 @@ DEFAULT_MEMORY = 1 << 30
 """Ceiling where nobody names one, in bytes."""
 
 _FIXED_BYTES = 48 << 20  # headers, hash states, the check's buffers, thread stacks
+_TABLE_BYTES = 1500  # what header, plan and hashes keep of one tensor of one model
+_TORCH_BYTES = 72  # temporaries of the torch kernel, an element: nine doubles
 _MOST_ELEMENTS = 1 << 18  # more gains no speed and leaves the caches
 _FEWEST_ELEMENTS = 1 << 10
 _UNITS = {"": 1, "b": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
@@ -80,7 +82,12 @@ def size_text(n_bytes: int) -> str:
 
 
 def take_chunks(
-    plan: Plan, memory: int, threads: int, chunk_elements: int | None = None
+    plan: Plan,
+    memory: int,
+    threads: int,
+    chunk_elements: int | None = None,
+    *,
+    compiled: bool = True,
 ) -> Chunking:
     """Cut a plan's work so that it fits the budget.
 
@@ -89,6 +96,7 @@ def take_chunks(
         memory: Ceiling in bytes, above the interpreter and the libraries.
         threads: Wanted threads; fewer are used where the budget is small.
         chunk_elements: Fix the length of a chunk; the budget is still checked.
+        compiled: Whether the C kernel runs; torch needs room of its own.
 
     Returns:
         The cut.
@@ -96,12 +104,16 @@ def take_chunks(
     Raises:
         MemoryBudgetError: Not even one thread with the shortest chunk fits.
     """
-    # Widest panel: one row of every input and the output's row, at 8 bytes where torch computes.
+    # Widest panel: one row of every input and the output's row.
     width = max(
         sum(term.dtype.itemsize for term in tensor.terms) + tensor.info.dtype.itemsize
         for tensor in plan.tensors.values()
     )
-    free = memory - _FIXED_BYTES
+    if not compiled:
+        width += _TORCH_BYTES
+    n_tables = len(plan.tensors) + sum(len(source.tensors) for source in plan.sources.values())
+    fixed = _FIXED_BYTES + _TABLE_BYTES * n_tables
+    free = memory - fixed
     shortest = chunk_elements or _FEWEST_ELEMENTS
     for n_threads in range(max(1, threads), 0, -1):
         fits = free // (width * n_threads)
@@ -109,6 +121,6 @@ def take_chunks(
             elements = chunk_elements or min(fits, _MOST_ELEMENTS)
             return Chunking(n_threads, elements, width * n_threads * elements)
     raise MemoryBudgetError(
-        f"the plan needs at least {size_text(_FIXED_BYTES + width * shortest)} for "
+        f"the plan needs at least {size_text(fixed + width * shortest)} for "
         f"{len(plan.sources)} models, but --memory allows {size_text(memory)}; allow more"
     )

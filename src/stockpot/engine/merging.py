@@ -164,7 +164,7 @@ def merge(
     start = time.monotonic()
     path = Path(output)
     plan = make_plan(recipe, sources, dtype)
-    chunking = take_chunks(plan, settings.memory, settings.n_threads, settings.chunk_elements)
+    chunking = _chunking(plan, settings)
     metadata = stand_in(plan, settings.hashes)
     n_bytes = file_bytes(plan.infos, metadata)
     _check_output(plan, path, n_bytes)
@@ -174,6 +174,7 @@ def merge(
         metadata,
         overwrite=settings.overwrite,
         verify=settings.verify,
+        plan=plan.digest,
     )
     try:
         digests = run_plan(
@@ -226,7 +227,7 @@ def merge_in_memory(
         PreflightError: The inputs do not fit.
     """
     plan = make_plan(recipe, sources, dtype)
-    chunking = take_chunks(plan, settings.memory, settings.n_threads, settings.chunk_elements)
+    chunking = _chunking(plan, settings)
     sink = MemorySink(plan.infos)
     digests: Digests = run_plan(
         plan,
@@ -245,6 +246,16 @@ def _compiled(settings: Settings) -> bool:
     from stockpot.methods import HAS_COMPILED_KERNEL
 
     return settings.compiled and HAS_COMPILED_KERNEL
+
+
+def _chunking(plan: Plan, settings: Settings) -> Chunking:
+    return take_chunks(
+        plan,
+        settings.memory,
+        settings.n_threads,
+        settings.chunk_elements,
+        compiled=_compiled(settings),
+    )
 
 
 def _check_output(plan: Plan, path: Path, n_bytes: int) -> None:
@@ -268,10 +279,10 @@ def _check_output(plan: Plan, path: Path, n_bytes: int) -> None:
                     "free some room, or write to another disk",
                 )
             )
-    resolved = path.resolve()
+    # The name under which it grows is taken over too, whatever stands there.
+    written = (path, path.with_name(path.name + ".partial"))
     for name, source in plan.sources.items():
-        origin = getattr(source, "path", None)
-        if origin is not None and Path(origin).resolve() == resolved:
+        if any(_is_same(file, other) for file in source.files for other in written):
             problems.append(
                 Problem(
                     "output-is-input",
@@ -282,3 +293,10 @@ def _check_output(plan: Plan, path: Path, n_bytes: int) -> None:
             )
     if problems:
         raise PreflightError(problems)
+
+
+def _is_same(file: Path, other: Path) -> bool:
+    try:
+        return file.samefile(other)  # sees through links and through upper and lower case
+    except OSError:
+        return False

@@ -31,10 +31,11 @@ def describe(plan: Plan, digests: Digests) -> dict[str, str]:
         Strings only: ``format``, ``stockpot.*`` and ModelSpec fields.
     """
     known = bool(digests.outputs)
+    read = _read_keys(plan)
     inputs = {
         name: {
-            component: _input_hash(plan, digests, name, component) if known else None
-            for component in _read_components(plan, name)
+            component: _input_hash(plan, digests, name, keys) if known else None
+            for component, keys in read[name].items()
         }
         for name in sorted(plan.sources)
     }
@@ -99,26 +100,19 @@ def component_hashes(plan: Plan, digests: Digests) -> dict[str, str]:
     return found
 
 
-def _read_components(plan: Plan, model: str) -> list[str]:
-    return sorted(
-        {
-            tensor.cell.component
-            for tensor in plan.tensors.values()
-            for term in tensor.terms
-            if term.model == model
-        }
-    )
-
-
-def _input_hash(plan: Plan, digests: Digests, model: str, component: str) -> str:
-    """Hash of what was read of a component; the component's own hash where all of it was read."""
-    infos = {}
-    hashes = {}
+def _read_keys(plan: Plan) -> dict[str, dict[str, list[str]]]:
+    """The keys that are read, by model and component."""
+    found: dict[str, dict[str, list[str]]] = {name: {} for name in plan.sources}
     for tensor in plan.tensors.values():
         for term in tensor.terms:
-            if term.model == model and tensor.cell.component == component:
-                infos[term.key] = plan.sources[model].tensors[term.key]
-                hashes[term.key] = digests.inputs[model, term.key]
+            found[term.model].setdefault(tensor.cell.component, []).append(term.key)
+    return found
+
+
+def _input_hash(plan: Plan, digests: Digests, model: str, keys: list[str]) -> str:
+    """Hash of what was read of a component; the component's own hash where all of it was read."""
+    infos = {key: plan.sources[model].tensors[key] for key in keys}
+    hashes = {key: digests.inputs[model, key] for key in keys}
     return content_hash(infos, hashes, plan.layout.relative_key)
 
 

@@ -19,7 +19,7 @@ from stockpot.checkpoints import Sink, Source
 from stockpot.engine.budget import Chunking
 from stockpot.engine.plan import Plan, TensorPlan
 from stockpot.errors import CheckpointError
-from stockpot.methods import HAS_COMPILED_KERNEL, Row, combine
+from stockpot.methods import HAS_COMPILED_KERNEL, Row, combine, find_nonfinite
 
 __all__ = ["Digests", "Progress", "ProgressCallback", "run_plan"]
 
@@ -97,8 +97,9 @@ class Meter:
             due = now - self._last >= 0.1 or self._done >= self._total
             if due:
                 self._last = now
+            progress = Progress(self._stage, self._done, self._total, now - self._start)
         if due and self._report is not None:
-            self._report(Progress(self._stage, self._done, self._total, now - self._start))
+            self._report(progress)
 
 
 def run_plan(
@@ -196,6 +197,7 @@ class _Worker:
         if plan.action == "make":
             self._sink.write(key, 0, memoryview(plan.value))
             self._note(out_hash, memoryview(plan.value))
+            self._meter.add(len(plan.value))
         else:
             in_hashes = [self._hasher() for _ in plan.terms]
             readers = [self._plan.sources[term.model] for term in plan.terms]
@@ -204,6 +206,8 @@ class _Worker:
                     return
                 end = min(start + self._chunk, plan.info.n_elements)
                 self._chunk_of(key, plan, readers, start, end, out_hash, in_hashes)
+            if plan.action == "copy":
+                out_hash = in_hashes[0]
             if self._hashes:
                 self.inputs = {
                     (term.model, term.key): hasher.hexdigest()
@@ -249,18 +253,19 @@ class _Worker:
                     "the ratios"
                 )
         self._sink.write(key, start, result)
-        self._note(out_hash, result)
+        if plan.action != "copy":  # its bytes were hashed when they were read
+            self._note(out_hash, result)
         self._meter.add(moved + result.nbytes)
 
     def _refuse_nonfinite(
         self, plan: TensorPlan, rows: list[Row], readers: list[Source], start: int
     ) -> None:
         for row, term, reader in zip(rows, plan.terms, readers, strict=True):
-            where = _first_nonfinite(row)
-            if where is not None:
+            found = find_nonfinite(row.data, row.dtype)
+            if found.any():
                 raise CheckpointError(
                     f"{reader.name}: {term.key}: values must be finite, but element "
-                    f"{start + where} is NaN or infinite; the file is damaged: leave it out, or "
+                    f"{start + int(found.argmax())} is NaN or infinite; the file is damaged: leave it out, or "
                     "keep such values with --allow-nonfinite"
                 )
 
@@ -277,20 +282,3 @@ class _Worker:
     def _note(self, hasher: blake3, data: memoryview) -> None:
         if self._hashes:
             hasher.update(data)
-
-
-_EXPONENTS: dict[str, tuple[type[np.unsignedinteger], int]] = {
-    "F64": (np.uint64, 0x7FF0000000000000),
-    "F32": (np.uint32, 0x7F800000),
-    "F16": (np.uint16, 0x7C00),
-    "BF16": (np.uint16, 0x7F80),
-    "F8_E5M2": (np.uint8, 0x7C),
-    "F8_E4M3": (np.uint8, 0x7F),  # no infinities; NaN is all ones
-}
-
-
-def _first_nonfinite(row: Row) -> int | None:
-    kind, mask = _EXPONENTS[row.dtype.name]
-    bits = np.frombuffer(row.data, kind)
-    found = (bits & kind(mask)) == mask
-    return int(found.argmax()) if found.any() else None

@@ -171,7 +171,7 @@ def put_nonfinite(
         magnitude = raw & np.uint64((1 << (8 * dtype.itemsize - 1)) - 1)
         top = np.uint64(_infinity(dtype))
         has_infinity = dtype.name != "F8_E4M3"
-        infinite = (magnitude == top) & has_infinity & (weight != 0)
+        infinite = (magnitude == top) & has_infinity
         broken = find_nonfinite(data, dtype)[where] & ~infinite
         up |= broken | (infinite & (sign == (weight < 0)))
         down |= broken | (infinite & (sign != (weight < 0)))

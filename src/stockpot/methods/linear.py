@@ -89,12 +89,15 @@ def combine(
 
     Args:
         rows: The panel: one row a model, all of `n` elements; at least one. Not changed.
-        weights: The exact weight of each row.
+        weights: The exact weight of each row; none is zero.
         out: Where the result goes: `n` elements of any float type, writable.
         compiled: Use the C kernel; otherwise torch. Both give the same bytes.
 
     Returns:
         What was noticed.
+
+    Raises:
+        ValueError: A weight is zero.
 
     Example:
         >>> from stockpot.checkpoints import DTYPES
@@ -107,6 +110,8 @@ def combine(
         >>> out.tolist(), facts.overflow
         ([1.75], False)
     """
+    if not all(weights):
+        raise ValueError("a weight must not be zero; leave that row out")
     if out.data.nbytes == 0:
         return RowFacts(False, False, 0)
     kernel = _compiled_kernel() if compiled else _torch_kernel()
