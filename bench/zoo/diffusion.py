@@ -103,7 +103,7 @@ class Run:
     v_prediction: bool = False
     ema: float = 0.995
     seed: int = 4
-    compiled: bool = True
+    compiled: bool = False
 
 
 def train(

@@ -50,7 +50,7 @@ def worker(rank: int, args: argparse.Namespace) -> None:
         model.save_pretrained(args.work / name)
 
     captions = Captions(args.work, text_encoder, cached=True)
-    run = Run(minutes=args.minutes, learning_rate=args.learning_rate, ema=0.998)
+    run = Run(args.minutes, args.learning_rate, ema=0.998, compiled=True)
     data = (x[keep], index[keep])
     means, _ = train(
         unet, list(unet.parameters()), data, corpus.random_caption, captions, run, save

@@ -159,7 +159,9 @@ def test_progress_counts_steps_of_pictures(painter: Painter) -> None:
 
 def test_a_cut_prompt_is_said(painter: Painter) -> None:
     long = "x" * 70 + " and the word lost"
-    with pytest.warns(CutPromptWarning, match="at most 75 tokens, but got 84; left out: 'e word lost'"):
+    with pytest.warns(
+        CutPromptWarning, match="at most 75 tokens, but got 84; left out: 'e word lost'"
+    ):
         painter.draw([long], 0, DrawSettings(steps=1))
 
 

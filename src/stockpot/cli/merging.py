@@ -198,7 +198,7 @@ def _show_plan(plan: Plan, json_: bool) -> None:
         f"{plan.layout.title}: {len(plan.sources)} models, {len(plan.tensors)} tensors; "
         f"reads {size_text(plan.read_bytes)}, writes {size_text(plan.written_bytes)}, in one pass"
     )
-    print_fold(plan.fold)
+    print_fold(plan.fold, {tensor.cell.component for tensor in plan.tensors.values()})
 
 
 def _show_result(result: MergeResult, json_: bool) -> None:
@@ -238,6 +238,8 @@ def _named(files: list[Path]) -> dict[str, str]:
 
 
 def _stem(file: Path) -> str:
+    if not file.name:
+        file = file.resolve()
     for suffix in (".safetensors.index.json", ".safetensors"):
         if file.name.endswith(suffix):
             return file.name.removesuffix(suffix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -80,17 +80,19 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], title: st
     console.print(table)
 
 
-def print_fold(fold: Fold) -> None:
+def print_fold(fold: Fold, components: Container[str] | None = None) -> None:
     """Print a table of coefficients, runs of equal blocks as one row.
 
     Args:
         fold: What a recipe folded to.
+        components: Show these only; None shows all.
     """
     print_table(
         ["blocks", "made of"],
         (
             [row.label, "  ".join(f"{value} {name}" for name, value in row.coefficients.items())]
             for row in fold.table()
+            if components is None or row.cells[0].component in components
         ),
     )
 

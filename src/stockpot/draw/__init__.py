@@ -6,7 +6,7 @@ of merging: a merge in memory is a source like any other.
 
 from stockpot.draw.libraries import require_libraries
 from stockpot.draw.loading import DRAWABLE, Parts, load_parts
-from stockpot.draw.painter import DrawSettings, Painter, open_painter
+from stockpot.draw.painter import BrokenPictureWarning, DrawSettings, Painter, open_painter
 from stockpot.draw.pictures import Pictures, to_png
 from stockpot.draw.prompts import CutPromptWarning, encode_prompts
 from stockpot.draw.samplers import SAMPLERS, Sampler, get_sampler, make_scheduler
@@ -16,6 +16,7 @@ __all__ = [
     "DRAWABLE",
     "SAMPLERS",
     "Box",
+    "BrokenPictureWarning",
     "ContactSheet",
     "CutPromptWarning",
     "DrawSettings",

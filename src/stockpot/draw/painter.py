@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,13 @@ from stockpot.draw.samplers import get_sampler, make_scheduler
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DrawSettings", "Painter", "open_painter"]
+__all__ = ["BrokenPictureWarning", "DrawSettings", "Painter", "open_painter"]
 
 Report = Callable[[int, int], None]
+
+
+class BrokenPictureWarning(UserWarning):
+    """A model drew NaN: no colour at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,7 @@ class Painter:
 
         Warns:
             CutPromptWarning: A prompt has more tokens than the text encoder reads.
+            BrokenPictureWarning: The model drew NaN, which becomes black.
         """
         floats = self.sample(prompts, seeds, settings, progress)
         return np.rint(floats * 255.0).astype(np.uint8)
@@ -192,7 +198,14 @@ class Painter:
                 step_done()
             decoded = vae.decode(x / vae.config.scaling_factor, return_dict=False)[0]
             pictures = (decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
-            # A broken model's NaN would turn into an arbitrary byte; let it be black everywhere.
+            broken = pictures.isnan().flatten(1).any(dim=1).sum().item()
+            if broken:
+                warnings.warn(
+                    f"{self.parts.name}: {broken} of {len(prompts)} pictures hold NaN, shown as "
+                    "black; the model is damaged, or made for another kind of prediction",
+                    BrokenPictureWarning,
+                    stacklevel=4,
+                )
             array: npt.NDArray[np.float32] = pictures.nan_to_num(0.0).float().cpu().numpy()
         return array
 

@@ -7,7 +7,7 @@ component is read before the plan stands.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -157,11 +157,16 @@ def make_plan(
 
 
 def _common_layout(detections: Mapping[str, Detection]) -> Layout:
-    """The layout of the model with most known keys; others must fit it where they are read."""
+    """The layout of most models; the first one's where two are as many.
+
+    Files of a single component count only where nothing else is there: a VAE fits many layouts.
+    """
     if not detections:
         return get_layout("generic")
-    best = max(detections.values(), key=lambda found: sum(found.fit.matched.values()))
-    return best.layout
+    kinds = Counter(found.layout.name for found in detections.values() if not found.also)
+    kinds = kinds or Counter(found.layout.name for found in detections.values())
+    ((name, _),) = kinds.most_common(1)
+    return next(found.layout for found in detections.values() if found.layout.name == name)
 
 
 class _Planner:
@@ -288,24 +293,6 @@ class _Planner:
             if name in absent:
                 self.notes.append(
                     Problem("absent-component", f"no model has a {name}, so the output has none")
-                )
-        return absent
-
-    def _absent_components(self) -> set[str]:
-        """Components that no input has and no one asked for by name: the output lacks them too."""
-        present = {self.layout.cell_of(key).component for key in self.where}
-        named = {name for key in self.fold.recipe.mix if key != "model"
-                 for name in self.layout.component_names(key)}  # fmt: skip
-        made = {cell.component for cell in self.fold.rows}
-        absent = (made & self.layout.n_required.keys()) - present - named
-        for component in self.layout.components:
-            if component.name in absent and self.where:
-                self.notes.append(
-                    Problem(
-                        "absent-component",
-                        "no input has it, so that the output has none either",
-                        component.title,
-                    )
                 )
         return absent
 
@@ -441,10 +428,13 @@ class _Planner:
 
     def _report_missing(self) -> None:
         for (name, component), keys in self.missing.items():
+            whole = len(keys) == self.layout.n_required.get(component)
             self.problems.append(
                 Problem(
                     "missing-key",
-                    f"{component} lacks {_listed(keys)}",
+                    f"there is no {component} in it (first key: {keys[0]}), but the mix reads it"
+                    if whole
+                    else f"its {component} lacks {_listed(keys)}",
                     self.sources[name].name,
                     f"fill it from another model: `{name} | other`, or leave the model out",
                 )

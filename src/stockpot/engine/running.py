@@ -265,8 +265,8 @@ class _Worker:
             if found.any():
                 raise CheckpointError(
                     f"{reader.name}: {term.key}: values must be finite, but element "
-                    f"{start + int(found.argmax())} is NaN or infinite; the file is damaged: leave it out, or "
-                    "keep such values with --allow-nonfinite"
+                    f"{start + int(found.argmax())} is NaN or infinite; the file is damaged: "
+                    "leave it out, or keep such values with --allow-nonfinite"
                 )
 
     def _buffer(self, index: int, n_bytes: int) -> memoryview:

@@ -147,7 +147,7 @@ def with_zeros(data: memoryview, dtype: DType, where: npt.NDArray[np.int64]) -> 
     """
     copy = np.frombuffer(data, _RAW[dtype.itemsize]).copy()
     copy[where] = 0
-    return memoryview(copy).cast("B")
+    return copy.data.cast("B")
 
 
 def put_nonfinite(
@@ -220,23 +220,24 @@ def _by_pairs(
     hi = np.zeros(columns.shape[1])
     lo = np.zeros_like(hi)
     inexact = np.zeros(hi.shape, bool)
-    # Products of a 26-bit integer with a value of 24 bits are exact; doubles may need more.
-    for numerator, x in zip(numerators, columns, strict=True):
-        product = numerator * x
-        with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # such elements are not sure
+        # Products of a 26-bit integer with a value of 24 bits are exact; doubles may need more.
+        for numerator, x in zip(numerators, columns, strict=True):
+            product = numerator * x
             inexact |= x != x.astype(np.float32)
-        hi, error = _two_sum(hi, product)
-        lo, rest = _two_sum(lo, error)
-        inexact |= rest != 0
-    hi, lo = _two_sum(hi, lo)
-    below, above = _neighbours(hi / divisor, dtype)
-    middle = below + (above - below) / 2  # exact: one bit more than the type has
-    # sign of (hi + lo) − q·middle; q·middle has at most 26 + 26 bits, hi is within a rounding of it
-    excess = (hi - divisor * middle) + lo
-    even = (_to_bits(below, dtype) & 1) == 0
-    upper = (excess > 0) | ((excess == 0) & ~even)
-    result = np.where(upper, above, below)
-    sure = (np.abs(result) <= dtype.max_value) & ~inexact & (np.abs(hi) > 2.0**-900)
+            hi, error = _two_sum(hi, product)
+            lo, rest = _two_sum(lo, error)
+            inexact |= rest != 0
+        hi, lo = _two_sum(hi, lo)
+        below, above = _neighbours(hi / divisor, dtype)
+        middle = below + (above - below) / 2  # exact: one bit more than the type has
+        # sign of (hi + lo) − q·middle; q·middle has at most 26 + 26 bits, hi is within a rounding
+        # of it
+        excess = (hi - divisor * middle) + lo
+        even = (_to_bits(below, dtype) & 1) == 0
+        upper = (excess > 0) | ((excess == 0) & ~even)
+        result = np.copysign(np.where(upper, above, below), hi)  # zeros have a sign too
+        sure = (np.abs(result) <= dtype.max_value) & ~inexact & (np.abs(hi) > 2.0**-900)
     return result, ~sure
 
 
@@ -266,7 +267,8 @@ def _to_bits(values: Doubles, dtype: DType) -> Bits:
     size, sign = np.abs(values), np.signbit(values)
     width = 8 * dtype.itemsize
     _, exponent = np.frexp(size)
-    exponent = np.maximum(exponent - 1, dtype.min_exponent)
+    exponent = np.where(size == 0, dtype.min_exponent, exponent - 1)
+    exponent = np.maximum(exponent, dtype.min_exponent)
     finite = np.isfinite(size)
     significand = np.where(finite, size, 0) / np.ldexp(1.0, exponent - dtype.mantissa_bits)
     field = (exponent - dtype.min_exponent).astype(np.int64) << dtype.mantissa_bits

@@ -97,7 +97,7 @@ def combine(
         What was noticed.
 
     Raises:
-        ValueError: A weight is zero.
+        ValueError: A weight is zero, or rows differ in length.
 
     Example:
         >>> from stockpot.checkpoints import DTYPES
@@ -112,7 +112,10 @@ def combine(
     """
     if not all(weights):
         raise ValueError("a weight must not be zero; leave that row out")
-    if out.data.nbytes == 0:
+    n = out.data.nbytes // out.dtype.itemsize
+    if any(row.data.nbytes != n * row.dtype.itemsize for row in rows):
+        raise ValueError("every row must have as many elements as the output")
+    if n == 0:
         return RowFacts(False, False, 0)
     kernel = _compiled_kernel() if compiled else _torch_kernel()
     divisor = math.lcm(*(weight.denominator for weight in weights))
@@ -134,7 +137,6 @@ def combine(
     if whole and _is_exact(largest, grain, divisor, out.dtype):
         return RowFacts(False, bool(overflow), 0)
 
-    n = out.data.nbytes // out.dtype.itemsize
     smallest = min(map(abs, factors)) * grain
     if out.dtype.name == "F64" or not (_TINY < smallest and largest < _HUGE):
         # A double has no wider type to show its own doubt, and where products may underflow or
@@ -154,7 +156,7 @@ def _nearest(weight: Fraction) -> float:
     try:
         return float(weight)
     except OverflowError:
-        return math.copysign(math.inf, weight.numerator)
+        return math.inf if weight > 0 else -math.inf
 
 
 def _with_nonfinite(

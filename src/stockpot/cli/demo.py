@@ -1,0 +1,380 @@
+"""The demo: from the zoo's files to a soup and a page about it, without the network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from stockpot.checkpoints import Source, content_hash, file_hashes, hash_tensors, open_checkpoint
+from stockpot.draw import (
+    DrawSettings,
+    Painter,
+    Pictures,
+    contact_sheet,
+    open_painter,
+    require_libraries,
+)
+from stockpot.engine import MergeResult, Progress, Settings, merge
+from stockpot.errors import CheckpointError, OutputExistsError
+from stockpot.layouts import Detection, detect
+from stockpot.recipes import PoolEntry, Recipe, Save, make_recipe, mean, model
+from stockpot.report import write_page
+
+__all__ = ["PROMPTS", "DemoResult", "Inspected", "Parent", "ScoreOf", "run_demo"]
+
+PROMPTS = (
+    "flat art, a large red heart on white background",
+    "glossy art, a large blue star on cream background",
+    "outline art, a large green circle on navy background",
+    "shaded art, a large orange square on sky background",
+    "flat art, a small yellow moon on black background",
+    "glossy art, a small purple diamond on grey background",
+    "shaded art, a large pink triangle on navy background",
+    "striped art, a large teal circle on white background",
+)
+"""What the demo draws; the last one's style is one that a single model of the zoo knows."""
+
+SOUP = "soup"
+FILES = ("demo.html", "contact-sheet.png", "soup.yaml", "soup.safetensors")
+
+Echo = Callable[[str], None]
+Report = Callable[[str, int, int], None]
+
+
+class Parent(Protocol):
+    """What the demo needs to know of a member of a family, such as the zoo's."""
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+
+    @property
+    def role(self) -> str:
+        """What it is in the family; ``base`` for the origin."""
+
+
+class ScoreOf(Protocol):
+    """What the demo needs of a scorer."""
+
+    def score(self, images: Pictures, prompts: Sequence[str]) -> np.ndarray:
+        """Score pictures.
+
+        Args:
+            images: uint8 RGB, `[n, height, width, 3]`.
+            prompts: What each was asked to show.
+
+        Returns:
+            `[n]`; higher is better.
+        """
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What the demo found out about one file.
+
+    Attributes:
+        name: Of the member.
+        role: Of the member.
+        n_bytes: Size of the file.
+        detection: The layout with its evidence.
+        components: Names of the complete components.
+        dtypes: Element types of the weights.
+        velocity: Whether it says that it predicts velocities.
+        model_hash: A1111's, from the whole file.
+        content_hash: Of its tensors, whatever the metadata and order.
+        left_out: Why it is not in the soup; empty when it is.
+    """
+
+    name: str
+    role: str
+    n_bytes: int
+    detection: Detection
+    components: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    velocity: bool
+    model_hash: str
+    content_hash: str
+    left_out: str
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo made.
+
+    Attributes:
+        page: The page.
+        sheet: The contact sheet as PNG.
+        recipe: The recipe of the soup.
+        soup: The merged checkpoint.
+        parents: What went in, the base first.
+        merged: How the merge went.
+        rows: Names of the drawn models, in the order of `pictures`.
+        prompts: What was drawn.
+        pictures: uint8, `[n_rows, n_prompts, n_seeds, height, width, 3]`.
+        scores: By scorer, `[n_rows, n_prompts, n_seeds]`.
+        settings: How pictures were drawn.
+        elapsed_s: Seconds of each step, in order.
+    """
+
+    page: Path
+    sheet: Path
+    recipe: Path
+    soup: Path
+    parents: tuple[Inspected, ...]
+    merged: MergeResult
+    rows: tuple[str, ...]
+    prompts: tuple[str, ...]
+    pictures: Pictures
+    scores: Mapping[str, np.ndarray]
+    settings: DrawSettings
+    elapsed_s: Mapping[str, float]
+
+
+def run_demo(
+    folder: Path,
+    *,
+    prompts: Sequence[str] = PROMPTS,
+    n_seeds: int = 4,
+    settings: DrawSettings = DrawSettings(cfg=4.0),  # noqa: B008 - frozen
+    members: Sequence[Parent] | None = None,
+    config: Path | None = None,
+    scorers: Mapping[str, ScoreOf] | None = None,
+    overwrite: bool = False,
+    echo: Echo = lambda line: None,
+    progress: Report = lambda stage, done, total: None,
+) -> DemoResult:
+    """Inspect the zoo, make the uniform soup of its fine-tunes, draw everyone, write a page.
+
+    Args:
+        folder: Where the page, the contact sheet, the recipe and the soup go; made if need be.
+        prompts: What to draw.
+        n_seeds: Pictures for each model and prompt; the contact sheet shows the first, the scores
+            are means over all.
+        settings: How to draw.
+        members: The family, one of role ``base``; by default the installed zoo's.
+        config: The diffusers folder that describes the family; by default the zoo's.
+        scorers: By name; by default the zoo's two.
+        overwrite: Replace files that an earlier demo left.
+        echo: Is told in a line what was done.
+        progress: Is told the stage, what is done of it and the whole of it.
+
+    Returns:
+        What was made.
+
+    Raises:
+        MissingExtraError: The libraries for drawing are not installed.
+        stockpot.zoo.ZooNotInstalled: The zoo is not installed; the message says what to type.
+        OutputExistsError: The folder holds an earlier demo.
+        CheckpointError: There is no base, or nothing to merge.
+    """
+    require_libraries()
+    family, config, scorers = _defaults(members, config, scorers)
+    page, sheet, recipe_file, soup = (folder / name for name in FILES)
+    existing = [name for name in FILES if (folder / name).exists()]
+    if existing and not overwrite:
+        raise OutputExistsError(
+            f"{folder}: {', '.join(existing)} are there already; choose another folder, or allow "
+            "overwriting"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    clock = _Clock()
+    with ExitStack() as stack:
+        sources = {m.name: stack.enter_context(open_checkpoint(m.path)) for m in family}
+        parents = tuple(_inspect(m, sources[m.name], family[0]) for m in family)
+        clock.lap("inspecting")
+        fine = [parent.name for parent in parents if not parent.left_out]
+        echo(f"inspected {len(parents)} checkpoints; {len(fine)} of them go into the soup")
+        if not fine:
+            raise CheckpointError("the soup needs at least one fine-tune, but the family has none")
+
+        recipe = _recipe(family, fine)
+        recipe_file.write_text(recipe.to_yaml(), encoding="utf-8")
+
+        def merging(now: Progress) -> None:
+            progress(now.stage, now.done_bytes, now.total_bytes)
+
+        merged = merge(
+            recipe, soup, sources=sources, settings=Settings(overwrite=overwrite), progress=merging
+        )
+        clock.lap("merging")
+        echo(f"merged {len(fine)} models into {soup.name} in {merged.elapsed_s:.1f} s")
+
+        rows = (family[0].name, SOUP, *(m.name for m in family[1:]))
+        sources[SOUP] = stack.enter_context(open_checkpoint(soup))
+        pictures = _draw(rows, sources, config, prompts, n_seeds, settings, progress)
+    clock.lap("drawing")
+    n_pictures = len(rows) * len(prompts) * n_seeds
+    each = clock.laps["drawing"] / n_pictures
+    echo(f"drew {n_pictures} pictures, {1000 * each:.0f} ms each")
+    scores = _score(pictures, prompts, scorers)
+    clock.lap("scoring")
+    notes = _row_notes(rows, parents)
+    contact_sheet(
+        [[picture for picture in row[:, 0]] for row in pictures],
+        rows,
+        prompts,
+        notes=notes,
+        title=f"Stockpot demo: the zoo and its soup of {len(fine)}",
+    ).save(sheet, overwrite=overwrite)
+    result = DemoResult(
+        page,
+        sheet,
+        recipe_file,
+        soup,
+        parents,
+        merged,
+        rows,
+        tuple(prompts),
+        pictures,
+        scores,
+        settings,
+        clock.laps,
+    )
+    from stockpot.cli.demo_page import demo_page
+
+    write_page(demo_page(result), page, overwrite=overwrite)
+    echo(f"wrote {page}")
+    return result
+
+
+class _Clock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name], self._last = now - self._last, now
+
+
+def _defaults(
+    members: Sequence[Parent] | None, config: Path | None, scorers: Mapping[str, ScoreOf] | None
+) -> tuple[list[Parent], Path, Mapping[str, ScoreOf]]:
+    if members is None:
+        from stockpot.zoo import family
+
+        members = [*family()]
+    if config is None:
+        from stockpot.zoo import zoo_path
+
+        config = zoo_path() / "config"
+    if scorers is None:
+        from stockpot.scores import SCORERS
+
+        scorers = {name: scorer() for name, scorer in SCORERS.items()}
+    bases = [member for member in members if member.role == "base"]
+    if len(bases) != 1:
+        raise CheckpointError(f"a family has one base, but this one has {len(bases)}")
+    return [*bases, *(m for m in members if m.role != "base")], config, scorers
+
+
+def _inspect(member: Parent, source: Source, base: Parent) -> Inspected:
+    detection = detect({key: info.shape for key, info in source.tensors.items()})
+    missing = detection.fit.missing_in
+    complete = tuple(name for name in detection.layout.n_required if not missing.get(name))
+    velocity = "v_pred" in source.tensors
+    left_out = ""
+    if member is base:
+        left_out = "the origin of the family; it gives its text encoder and its VAE"
+    elif "unet" not in complete:
+        left_out = "it has no complete UNet"
+    elif velocity:
+        left_out = "it predicts velocity where the others predict noise: a mean of the two is none"
+    hashes = hash_tensors(source)
+    dtypes = {info.dtype.name for info in source.tensors.values() if info.dtype.is_float}
+    return Inspected(
+        member.name,
+        member.role,
+        member.path.stat().st_size,
+        detection,
+        complete,
+        tuple(sorted(dtypes)),
+        velocity,
+        file_hashes(member.path).autov2,
+        content_hash(source.tensors, hashes),
+        left_out,
+    )
+
+
+def _recipe(family: Sequence[Parent], fine: Sequence[str]) -> Recipe:
+    base = family[0].name
+    pool = {m.name: PoolEntry(m.path.as_posix()) for m in family if m.name in {base, *fine}}
+    soup = mean(*(model(name) for name in fine))
+    return make_recipe(
+        {"unet": soup, "te": model(base), "vae": model(base)},
+        pool,
+        save=Save("soup.safetensors"),
+    )
+
+
+def _draw(
+    rows: Sequence[str],
+    sources: Mapping[str, Source],
+    config: Path,
+    prompts: Sequence[str],
+    n_seeds: int,
+    settings: DrawSettings,
+    progress: Report,
+) -> Pictures:
+    """Every model, prompt and seed: `[n_rows, n_prompts, n_seeds, height, width, 3]`."""
+    # Each prompt has seeds of its own; every model sees the same ones, so that rows compare.
+    texts = [prompt for prompt in prompts for _ in range(n_seeds)]
+    drawn = []
+    for i, name in enumerate(rows):
+        painter = _painter(sources[name], sources[rows[0]], config)
+
+        def step(done: int, total: int, i: int = i) -> None:
+            progress("drawing", i * total + done, len(rows) * total)
+
+        drawn.append(painter.draw(texts, 1000, settings, step))
+    stacked = np.stack(drawn)
+    return stacked.reshape(len(rows), len(prompts), n_seeds, *stacked.shape[2:])
+
+
+def _painter(source: Source, base: Source, config: Path) -> Painter:
+    """Open a model, with the base's text encoder or VAE where the file has none (pruned)."""
+    fit = detect({key: info.shape for key, info in source.tensors.items()}).fit
+    return open_painter(
+        source,
+        config,
+        vae=base if "vae" in fit.missing_components else None,
+        te=base if "te" in fit.missing_components else None,
+    )
+
+
+def _score(
+    pictures: Pictures, prompts: Sequence[str], scorers: Mapping[str, ScoreOf]
+) -> dict[str, np.ndarray]:
+    n_rows, n_prompts, n_seeds = pictures.shape[:3]
+    flat = pictures.reshape(-1, *pictures.shape[3:])
+    texts = [prompt for _ in range(n_rows) for prompt in prompts for _ in range(n_seeds)]
+    return {
+        name: scorer.score(flat, texts).reshape(n_rows, n_prompts, n_seeds)
+        for name, scorer in scorers.items()
+    }
+
+
+def _row_notes(rows: Sequence[str], parents: Sequence[Inspected]) -> list[str]:
+    by_name = {parent.name: parent for parent in parents}
+    notes = []
+    for name in rows:
+        if name == SOUP:
+            notes.append("mean of the fine-tunes")
+            continue
+        parent = by_name[name]
+        role = parent.role if parent.role != name else ""
+        aside = "not in the soup" if parent.left_out and name != rows[0] else ""
+        notes.append("; ".join(part for part in (role, aside) if part))
+    return notes

@@ -1,0 +1,133 @@
+"""From data to HTML: one file that fetches nothing and runs no script."""
+
+from __future__ import annotations
+
+import base64
+import os
+import struct
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from stockpot.errors import MissingExtraError, OutputExistsError
+from stockpot.report.sections import Gallery, HeatTable, Page, Table
+
+__all__ = ["render_page", "write_page"]
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def render_page(page: Page) -> str:
+    """Write a page as HTML.
+
+    The result holds all that it shows: styles and pictures are inside, there is no script, and a
+    content security policy forbids the browser to fetch anything or to run code that a hostile
+    name might smuggle in. It follows the reader's choice of light or dark, and fits a phone.
+
+    Args:
+        page: What to show.
+
+    Returns:
+        A whole HTML document.
+
+    Raises:
+        ValueError: A picture is no PNG file, or a line has not as many fields as columns.
+        MissingExtraError: jinja2 is not installed.
+
+    Example:
+        >>> from stockpot.report import Note
+        >>> html = render_page(Page("A <b>", "", [Note("One", ["two"])]))
+        >>> "A &lt;b&gt;" in html, "<script" in html
+        (True, False)
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtraError("writing pages", "draw") from error
+    _check(page)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(data_url=_data_url, size=_size, share=_share, heat=_heat)
+    environment.tests["text"] = lambda value: isinstance(value, str)
+    template = environment.get_template("page.html.jinja")
+    kinds = [type(section).__name__ for section in page.sections]
+    return template.render(page=page, sections=list(zip(kinds, page.sections, strict=True)))
+
+
+def write_page(page: Page, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Write a page to a file.
+
+    Args:
+        page: What to show.
+        path: The file; it appears only when complete.
+        overwrite: Replace a file that is there.
+
+    Returns:
+        The file.
+
+    Raises:
+        OutputExistsError: The file is there.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path}: the file is there already; allow overwriting it")
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(render_page(page), encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def _check(page: Page) -> None:
+    for section in page.sections:
+        lines: list[tuple[str, int]] = []
+        match section:
+            case Gallery(rows=rows):
+                lines = [(row.label, len(row.pictures)) for row in rows]
+            case Table(rows=rows):
+                lines = [(str(row.cells[:1]), len(row.cells)) for row in rows]
+            case HeatTable():
+                both = (*section.rows, *section.details)
+                lines = [(row.label, len(row.values)) for row in both]
+            case _:
+                continue
+        for label, n_fields in lines:
+            if n_fields != len(section.columns):
+                raise ValueError(
+                    f"{section.title!r}: each line must have {len(section.columns)} fields, as "
+                    f"many as there are columns, but {label!r} has {n_fields}"
+                )
+
+
+def _data_url(png: bytes) -> str:
+    if not png.startswith(_PNG):
+        raise ValueError(f"a picture must be a PNG file, but got {png[:8]!r}")
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
+def _size(png: bytes) -> tuple[int, int]:
+    width, height = struct.unpack(">II", png[16:24])
+    return width, height
+
+
+def _share(value: Fraction) -> str:
+    """A fraction as people write it; long ones, whose digits tell nothing, as a decimal too."""
+    text = str(value)
+    if len(text) <= 9:
+        return text
+    return f"≈ {float(value):.4g}"
+
+
+def _heat(value: Fraction) -> dict[str, Any]:
+    """Strength of the colour in percent, and whether the text on it must be light.
+
+    Shares beyond 0 to 1 (added differences) take the full colour; negative ones another hue.
+    """
+    strength = min(1.0, abs(float(value)))
+    # The root keeps small shares, such as 1/200, apart from nothing.
+    percent = round(8 + 84 * strength**0.5) if value else 0
+    return {"percent": percent, "negative": value < 0, "light": percent > 55}

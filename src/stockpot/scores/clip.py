@@ -1,0 +1,81 @@
+"""The reward: how well picture and prompt agree for a small CLIP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, final
+
+import numpy as np
+
+from stockpot.errors import MissingExtraError
+from stockpot.scores._base import Images, Scorer, Scores
+from stockpot.scores.attributes import to_tensor
+
+__all__ = ["ClipReward"]
+
+BATCH = 256
+
+
+@final
+class ClipReward(Scorer):
+    """Cosine of a picture's and its prompt's embeddings in a CLIP model.
+
+    The zoo's CLIP was trained on captions of the zoo's world; of other prompts its cosine says
+    little. Use differences between pictures of one prompt: the level varies with the prompt.
+
+    Args:
+        folder: A local folder of transformers' `CLIPModel` with its tokenizer; the installed
+            zoo's unless given. Pictures are resampled to 32x32 and scaled to [-1, 1], which is
+            what the zoo's CLIP takes.
+
+    Raises:
+        stockpot.zoo.ZooNotInstalled: No folder is given and the zoo is not installed.
+        stockpot.errors.MissingExtraError: transformers is not installed.
+
+    Examples:
+        >>> from stockpot.zoo.shapes import Scene, render
+        >>> scene = Scene("flat", "large", "red", "circle", "white")
+        >>> picture = render(scene, np.random.default_rng(0))
+        >>> right, wrong = ClipReward().score(
+        ...     np.stack([picture, picture]), ["a red circle", "a blue star"]
+        ... )
+        >>> bool(right > wrong)
+        True
+    """
+
+    name: ClassVar[str] = "clip"
+    range: ClassVar[str] = "cosine, -1 to 1"
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        try:
+            from transformers import CLIPModel, CLIPTokenizer
+        except ImportError as error:
+            raise MissingExtraError("the CLIP reward", "draw") from error
+
+        from stockpot.zoo import zoo_path
+
+        where = zoo_path() / "clip" if folder is None else Path(folder)
+        self._model = CLIPModel.from_pretrained(where, local_files_only=True).float().eval()
+        self._tokenizer = CLIPTokenizer.from_pretrained(where, local_files_only=True)
+
+    def _score(self, images: Images, prompts: list[str]) -> Scores:
+        import torch
+
+        length = self._model.config.text_config.max_position_embeddings
+        parts = []
+        with torch.no_grad():
+            for start in range(0, len(prompts), BATCH):
+                words = self._tokenizer(
+                    prompts[start : start + BATCH],
+                    padding="max_length",
+                    max_length=length,
+                    truncation=True,
+                    return_tensors="pt",
+                )
+                out = self._model(
+                    input_ids=words["input_ids"],
+                    pixel_values=to_tensor(images[start : start + BATCH]),
+                )
+                pairs = (out.image_embeds.double() * out.text_embeds.double()).sum(dim=1)
+                parts.append(pairs.numpy())
+        return np.asarray(np.concatenate(parts), dtype=np.float64)
