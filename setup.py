@@ -12,7 +12,7 @@ setup(
         Extension(
             "stockpot.methods._linear",
             ["src/stockpot/methods/_linear.c"],
-            extra_compile_args=["/O2"] if os.name == "nt" else ["-O3", "-std=c11", "-Wall"],
+            extra_compile_args=["/O2"] if os.name == "nt" else ["-O3", "-g0", "-std=c11", "-Wall"],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,
             optional=True,

@@ -133,6 +133,8 @@ def main() -> None:
     for kind in ("lora", "embeddings"):
         if (args.work / kind).exists():
             shutil.copytree(args.work / kind, args.out / kind, dirs_exist_ok=True)
+    for file in args.out.rglob("*.safetensors"):
+        file.chmod(0o644)
     total = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())
     print(f"together {total:,} bytes")
     assert total <= LIMIT_BYTES

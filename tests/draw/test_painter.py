@@ -11,6 +11,7 @@ import torch
 from stockpot.checkpoints import FileSink, MemorySource, open_checkpoint
 from stockpot.draw import (
     SAMPLERS,
+    BrokenPictureWarning,
     CutPromptWarning,
     DrawSettings,
     Painter,
@@ -163,6 +164,14 @@ def test_a_cut_prompt_is_said(painter: Painter) -> None:
         CutPromptWarning, match="at most 75 tokens, but got 84; left out: 'e word lost'"
     ):
         painter.draw([long], 0, DrawSettings(steps=1))
+
+
+def test_a_broken_model_is_said(make_model: MakeModel, config: Path) -> None:
+    painter = open_painter(make_model(), config)
+    painter.parts.vae.post_quant_conv.bias.data.fill_(float("nan"))
+    with pytest.warns(BrokenPictureWarning, match="random0: 2 of 2 pictures hold NaN"):
+        pictures = painter.draw(PROMPTS[:2], 0, DrawSettings(steps=1))
+    assert not pictures.any()
 
 
 def test_seeds_are_checked(painter: Painter) -> None:

@@ -1,36 +1,20 @@
 """The zoo's table, against the files that the zoo ships."""
 
-import json
-from pathlib import Path
+from __future__ import annotations
 
 import pytest
 
-from stockpot.layouts import Shape, detect, get_layout
-
-ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "zoo" / "src" / "stockpot_zoo" / "data").rglob("*.safetensors"))
-
-
-def read_shapes(path: Path) -> dict[str, Shape]:
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    return {key: tuple(entry["shape"]) for key, entry in header.items()}
+from stockpot.checkpoints import open_checkpoint
+from stockpot.layouts import detect, get_layout
+from stockpot.zoo import Member, family
 
 
-@pytest.mark.parametrize("path", FILES or [None], ids=lambda path: path.stem if path else "none")
-def test_files_of_the_zoo_fit(path: Path | None) -> None:
-    if path is None:
-        pytest.skip("the zoo is not trained yet")
-    shapes = read_shapes(path)
-    if not any(key.startswith("model.diffusion_model.") for key in shapes):
-        pytest.skip("an adapter or a scorer, not a checkpoint")
-    answer = detect(shapes)
+@pytest.mark.parametrize("member", family(), ids=lambda member: member.name)
+def test_files_of_the_zoo_fit(member: Member) -> None:
+    with open_checkpoint(member.path) as source:
+        answer = detect({key: info.shape for key, info in source.tensors.items()})
     assert answer.layout is get_layout("zoo"), answer.evidence
     assert not answer.fit.mismatched
     assert not answer.fit.unknown
-    assert not any(
-        0 < len(keys) < answer.layout.n_required[name]
-        for name, keys in answer.fit.missing_in.items()
-    )
+    assert answer.fit.missing_components == (() if member.has_vae else ("vae",))
+    assert set(answer.fit.missing_in) == set(answer.fit.missing_components)

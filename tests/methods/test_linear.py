@@ -107,9 +107,7 @@ def expected(
     for column in columns:
         exact = sum((w * Fraction(x) for w, x in zip(weights, column, strict=True)), Fraction(0))
         pattern, too_large = rounded(exact, out)
-        signs = [
-            (math.copysign(1, x) < 0) != (w < 0) for w, x in zip(weights, column, strict=True)
-        ]
+        signs = [(math.copysign(1, x) < 0) != (w < 0) for w, x in zip(weights, column, strict=True)]
         negative = exact < 0 or (exact == 0 and not any(column) and all(signs))
         patterns.append(pattern | (sign_bit if negative else 0))
         overflow |= too_large
@@ -278,7 +276,9 @@ def test_sums_that_overflow_on_the_way_come_back(compiled: bool) -> None:
     big = ("F64", encode([1.7e308, 1.0], "F64"))
     weights = [Fraction(1), Fraction(1), Fraction(-1)]
     for out in ("F64", "F32"):
-        rows = [big, big, big] if out == "F64" else [big, big, ("F64", encode([1.7e308, 1.0], "F64"))]
+        rows = (
+            [big, big, big] if out == "F64" else [big, big, ("F64", encode([1.7e308, 1.0], "F64"))]
+        )
         got, nonfinite, overflow = run(rows, weights, out, compiled)
         assert got == expected(rows, weights, out)[0]
         assert (nonfinite, overflow) == (False, out == "F32")

@@ -91,10 +91,12 @@ save: {dtype: fb32}
     with pytest.raises(RecipeError) as caught:
         parse_recipe(text, "r.yaml")
     assert str(caught.value).splitlines() == [
-        "r.yaml:6: unknown key 'lets'; did you mean 'let'? (known: let, mix, pool, save, stockpot)",
+        "r.yaml:6: unknown key 'lets'; did you mean 'let'? "
+        "(known: let, mix, origin, pool, save, stockpot)",
         "r.yaml:1: stockpot: this version reads recipes of version 1; "
         "write `stockpot: 1`, or update Stockpot",
-        "r.yaml:4: pool.a: unknown key 'hsh'; did you mean 'hash'? (known: file, hash)",
+        "r.yaml:4: pool.a: unknown key 'hsh'; did you mean 'hash'? "
+        "(known: file, hash, licence, note, sha256, status, title, unknown, url)",
         "r.yaml:5: pool.b: a text is needed, but got nothing",
         "r.yaml:8: let.x, column 4: the expression ends where a name or a number is needed",
         "r.yaml:12: mix.te: a text is needed, but got a list or a mapping; "
@@ -124,8 +126,9 @@ def test_later_functions_are_kept() -> None:
 
 def test_public_names() -> None:
     assert stockpot.recipes.__all__ == [
-        "DTYPES", "FUNCTIONS", "MIX_KEYS", "POOL", "RESERVED", "Call", "Expr", "Fold", "Function",
-        "Items", "MissingModelError", "Name", "Number", "PoolEntry", "Recipe", "Save", "TableRow",
+        "DTYPES", "FUNCTIONS", "MIX_KEYS", "POOL", "RESERVED", "STATUSES", "Call", "Expr", "Fold", "Function",
+        "Items", "MissingModelError", "Name", "Number", "Origin", "PoolEntry", "Recipe",
+        "Save", "TableRow",
         "Text", "add_difference", "blocks", "call", "canonical", "fold", "glob", "lerp", "linear",
         "make_recipe", "mean", "model", "parse_expression", "parse_recipe", "print_expression",
         "read_recipe", "search", "weighted_sum",

@@ -29,6 +29,7 @@ __all__ = ["FileSink", "MemorySink", "Sink", "file_bytes", "in_file_order"]
 
 _CHUNK_BYTES = 1 << 22
 _SYNC_BYTES = 256 << 20
+_CHECK_THREADS = 4
 
 
 def in_file_order(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
@@ -306,23 +307,34 @@ class FileSink(Sink):
 
     def _check(self, header: memoryview, progress: Callable[[int], None]) -> None:
         storage.drop_cache(self._descriptor)
-        buffer = memoryview(bytearray(max(_CHUNK_BYTES, header.nbytes)))
+        buffer = memoryview(bytearray(header.nbytes))
         with self._explained():
-            storage.read_at(self._descriptor, 0, buffer[: header.nbytes], str(self._partial))
-        self._compare("the header", buffer[: header.nbytes] == header)
-        for key, info in self.tensors.items():
-            if key not in self._digests:
-                continue
-            hasher = blake3()
-            for begin in range(0, info.n_bytes, _CHUNK_BYTES):
-                piece = buffer[: min(_CHUNK_BYTES, info.n_bytes - begin)]
-                with self._explained():
-                    storage.read_at(
-                        self._descriptor, self._offsets[key] + begin, piece, str(self._partial)
-                    )
-                hasher.update(piece)
-                progress(piece.nbytes)
-            self._compare(key, hasher.hexdigest() == self._digests[key])
+            storage.read_at(self._descriptor, 0, buffer, str(self._partial))
+        self._compare("the header", buffer == header)
+        # One thread waits for the disk while another hashes.
+        with ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="stockpot-check") as pool:
+            keys = [key for key in self.tensors if key in self._digests]
+            checks = [pool.submit(self._check_tensor, key, progress) for key in keys]
+            try:
+                for check in checks:
+                    check.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _check_tensor(self, key: str, progress: Callable[[int], None]) -> None:
+        n_bytes = self.tensors[key].n_bytes
+        buffer = memoryview(bytearray(min(_CHUNK_BYTES, n_bytes)))
+        hasher = blake3()
+        for begin in range(0, n_bytes, _CHUNK_BYTES):
+            piece = buffer[: min(_CHUNK_BYTES, n_bytes - begin)]
+            with self._explained():
+                storage.read_at(
+                    self._descriptor, self._offsets[key] + begin, piece, str(self._partial)
+                )
+            hasher.update(piece)
+            progress(piece.nbytes)
+        self._compare(key, hasher.hexdigest() == self._digests[key])
+        with self._guard:
             self._note({"key": key, "checked": True})
 
     def _compare(self, what: str, is_equal: bool) -> None:

@@ -11,7 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from stockpot.checkpoints import Source, content_hash, file_hashes, hash_tensors, open_checkpoint
+from stockpot.checkpoints import Source, open_checkpoint
+from stockpot.compare import Inspection, inspect_checkpoint
 from stockpot.draw import (
     DrawSettings,
     Painter,
@@ -22,7 +23,7 @@ from stockpot.draw import (
 )
 from stockpot.engine import MergeResult, Progress, Settings, merge
 from stockpot.errors import CheckpointError, OutputExistsError
-from stockpot.layouts import Detection, detect
+from stockpot.layouts import detect
 from stockpot.recipes import PoolEntry, Recipe, Save, make_recipe, mean, model
 from stockpot.report import write_page
 
@@ -39,6 +40,12 @@ PROMPTS = (
     "striped art, a large teal circle on white background",
 )
 """What the demo draws; the last one's style is one that a single model of the zoo knows."""
+
+SET_ASIDE = {
+    "good text encoder, bad UNet": "its UNet is known to be bad; it is here for its text encoder",
+    "outlier": "known to be trained far too hard",
+}
+"""Roles of the zoo's members that nobody would put into a soup, and why."""
 
 SOUP = "soup"
 FILES = ("demo.html", "contact-sheet.png", "soup.yaml", "soup.safetensors")
@@ -86,25 +93,24 @@ class Inspected:
         name: Of the member.
         role: Of the member.
         n_bytes: Size of the file.
-        detection: The layout with its evidence.
-        components: Names of the complete components.
-        dtypes: Element types of the weights.
+        found: What its keys and bytes say, with hashes.
+        complete: Names of the components that are all there.
         velocity: Whether it says that it predicts velocities.
-        model_hash: A1111's, from the whole file.
-        content_hash: Of its tensors, whatever the metadata and order.
         left_out: Why it is not in the soup; empty when it is.
     """
 
     name: str
     role: str
     n_bytes: int
-    detection: Detection
-    components: tuple[str, ...]
-    dtypes: tuple[str, ...]
+    found: Inspection
+    complete: tuple[str, ...]
     velocity: bool
-    model_hash: str
-    content_hash: str
     left_out: str
+
+    @property
+    def model_hash(self) -> str:
+        """A1111's ``Model hash``, from the whole file."""
+        return self.found.file_hashes.autov2 if self.found.file_hashes else "–"
 
 
 @dataclass(frozen=True)
@@ -281,31 +287,20 @@ def _defaults(
 
 
 def _inspect(member: Parent, source: Source, base: Parent) -> Inspected:
-    detection = detect({key: info.shape for key, info in source.tensors.items()})
-    missing = detection.fit.missing_in
-    complete = tuple(name for name in detection.layout.n_required if not missing.get(name))
+    found = inspect_checkpoint(source, hashes=True)
+    fit, layout = found.detection.fit, found.detection.layout
+    complete = tuple(name for name in layout.n_required if not fit.missing_in.get(name))
     velocity = "v_pred" in source.tensors
-    left_out = ""
     if member is base:
-        left_out = "the origin of the family; it gives its text encoder and its VAE"
+        left_out = "the origin: it gives its text encoder and VAE"
     elif "unet" not in complete:
         left_out = "it has no complete UNet"
     elif velocity:
-        left_out = "it predicts velocity where the others predict noise: a mean of the two is none"
-    hashes = hash_tensors(source)
-    dtypes = {info.dtype.name for info in source.tensors.values() if info.dtype.is_float}
-    return Inspected(
-        member.name,
-        member.role,
-        member.path.stat().st_size,
-        detection,
-        complete,
-        tuple(sorted(dtypes)),
-        velocity,
-        file_hashes(member.path).autov2,
-        content_hash(source.tensors, hashes),
-        left_out,
-    )
+        left_out = "it predicts velocity, and the others noise"
+    else:
+        left_out = SET_ASIDE.get(member.role, "")
+    n_bytes = member.path.stat().st_size
+    return Inspected(member.name, member.role, n_bytes, found, complete, velocity, left_out)
 
 
 def _recipe(family: Sequence[Parent], fine: Sequence[str]) -> Recipe:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import stockpot
+from stockpot.checkpoints import DTYPES
 from stockpot.draw import to_png
 from stockpot.engine import size_text
 from stockpot.recipes import PoolEntry, Recipe
@@ -165,27 +166,23 @@ def _scores(result: DemoResult) -> Table:
             low, high = float(all_means.min()), float(all_means.max())
             difference = by_prompt[name][i] - by_prompt[name][0]
             cells.append(
-                Cell(
-                    f"{mean:.3f}",
-                    bar=(mean - low) / (high - low) if high > low else 1.0,
-                    best=bool(mean == high),
-                )
+                Cell(f"{mean:.3f}", bar=(mean - low) / (high - low) if high > low else 1.0)
             )
-            cells.append(
-                "–" if i == 0 else f"{difference.mean():+.3f} ± {half_width(difference):.3f}"
-            )
+            gain, doubt = float(difference.mean()), half_width(difference)
+            text = f"{gain:+.3f} ± {doubt:.3f}" if i else "–"
+            cells.append(Cell(text, strong=i > 0 and abs(gain) > doubt))
         rows.append(TableRow(cells, "strong" if row == "soup" else "plain"))
     columns = ["model"]
     for name in names:
         columns += [name, "against the base"]
-    what = "; ".join(f"{name} is the {_SCORES[name]}" for name in names if name in _SCORES)
+    what = " ".join(f"{name} is the {_SCORES[name]}." for name in names if name in _SCORES)
     return Table(
         "Scores",
         columns,
         rows,
-        f"A small sample: {n_prompts} prompts × {n_seeds} seeds a model. ± is a 95 % interval of "
-        "the paired difference, over prompts; an interval that holds 0 says that the sample "
-        f"cannot tell. Higher is better.{' ' + what + '.' if what else ''} Bars start at the "
+        f"A small sample: {n_prompts} prompts, each with {n_seeds} of the same seeds for every "
+        "model. ± is a 95 % interval of the paired difference, over prompts: where it holds 0, the "
+        f"sample cannot tell; bold where it does not. Higher is better. {what} Bars start at the "
         "lowest row.",
         numeric=frozenset(range(1, len(columns))),
     )
@@ -219,46 +216,38 @@ def _fold(result: DemoResult) -> HeatTable:
 def _inputs(result: DemoResult) -> Table:
     rows = []
     for parent in result.parents:
-        absent = [
-            name for name in parent.detection.layout.n_required if name not in parent.components
-        ]
-        holds = ", ".join(parent.components) + (f" (no {', '.join(absent)})" if absent else "")
+        found = parent.found
+        required = found.detection.layout.n_required
+        absent = [name for name in required if name not in parent.complete]
+        holds = ", ".join(parent.complete) + (f" (no {', '.join(absent)})" if absent else "")
+        dtypes = {dtype for name in parent.complete for dtype in found.components[name].dtypes}
+        floats = "/".join(sorted(dtype for dtype in dtypes if DTYPES[dtype].is_float))
         rows.append(
             TableRow(
                 [
                     parent.name,
+                    parent.left_out or "yes",
                     parent.role,
-                    Cell(parent.detection.layout.name, hint="; ".join(parent.detection.evidence)),
-                    holds,
-                    "/".join(parent.dtypes),
+                    Cell(found.detection.layout.name, hint="; ".join(found.detection.evidence)),
+                    f"{holds} · {floats}",
                     "velocity" if parent.velocity else "noise",
                     size_text(parent.n_bytes),
                     parent.model_hash,
-                    Cell(parent.content_hash[:12], hint=parent.content_hash),
-                    parent.left_out or "in the soup",
+                    Cell((found.content_hash or "–")[:10], hint=found.content_hash or ""),
                 ],
                 "faint" if parent.left_out else "plain",
             )
         )
+    columns = "checkpoint, in the soup, role, layout, complete, predicts, size, model hash, content"
     return Table(
         "What went in",
-        [
-            "checkpoint",
-            "role",
-            "layout",
-            "complete",
-            "dtype",
-            "predicts",
-            "size",
-            "model hash",
-            "content hash",
-            "place in the soup",
-        ],  # fmt: skip
+        columns.split(", "),
         rows,
         "Read from the files alone. The model hash is the one that web UIs print; the content hash "
-        "is of the tensors, whatever the metadata.",
+        "(its first 10 digits) is of the tensors, whatever the metadata.",
         numeric=frozenset({6}),
         code=frozenset({7, 8}),
+        wrapped=frozenset({1, 2}),
     )
 
 

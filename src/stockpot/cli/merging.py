@@ -37,6 +37,9 @@ Chunk = Annotated[int, typer.Option(help="Elements read at once; 0 lets the memo
 Kernel = Annotated[
     str, typer.Option(help="auto: compiled where it was built; torch: never. Same bytes.")
 ]
+Outside = Annotated[
+    bool, typer.Option("--outside", help="Let the recipe's paths leave its folder.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and print the plan only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -93,6 +96,7 @@ def merge_recipe(
     allow_nonfinite: Nonfinite = False,
     chunk: Chunk = 0,
     kernel: Kernel = "auto",
+    outside: Outside = False,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -110,7 +114,7 @@ def merge_recipe(
         if pool:
             raise typer.BadParameter("--pool belongs to -e; a recipe file has its own pool")
         folder = recipe_file.parent
-        recipe = read_recipe(recipe_file).resolve_pool(folder)
+        recipe = read_recipe(recipe_file).resolve_pool(folder, absolute=True, outside=outside)
     else:
         folder = Path()
         recipe = make_recipe(mix, _parsed_pool(pool or []))

@@ -53,7 +53,7 @@ def fold_recipe(
     from stockpot.layouts import get_layout
     from stockpot.recipes import fold, read_recipe
 
-    recipe = read_recipe(file).resolve_pool(file.parent)
+    recipe = read_recipe(file).resolve_pool(file.parent, absolute=True)
     folded = fold(recipe, get_layout(layout) if layout else _layout_of(recipe, file.parent))
     for problem in folded.warnings:
         note(f"note: {problem}")

@@ -21,7 +21,7 @@ def require_libraries() -> None:
         >>> require_libraries()
     """
     for name in _LIBRARIES:
-        # `find_spec` raises where a caller has put None in `sys.modules` to hide a package.
+        # `find_spec` raises for a module that was put in place by hand, without a spec.
         try:
             found = find_spec(name) is not None
         except ValueError:

@@ -169,7 +169,7 @@ def _read_tensor(source: Source, key: str) -> torch.Tensor:
     if kind is None:
         raise LayoutError(f"{source.name}: {key}: weights must be floats, but got {info.dtype}")
     data = torch.empty(info.n_bytes, dtype=torch.uint8)
-    source.read_into(key, 0, info.n_elements, memoryview(data.numpy()))
+    source.read_into(key, 0, info.n_elements, data.numpy().data)
     return data.view(kind).to(torch.float32).reshape(info.shape)
 
 
@@ -214,7 +214,8 @@ def _text_encoder(state: dict[str, torch.Tensor], layout: Layout, config: Path, 
         raise LayoutError(
             f"{name}: the text encoder does not fit {folder / 'config.json'}: {error}"
         ) from error
-    return encoder.eval().requires_grad_(False)
+    encoder.requires_grad_(False).train(False)
+    return encoder
 
 
 def _noise(model: Source, config: Path, prediction: str | None) -> dict[str, Any]:

@@ -117,7 +117,8 @@ class Painter:
             BrokenPictureWarning: The model drew NaN, which becomes black.
         """
         floats = self.sample(prompts, seeds, settings, progress)
-        return np.rint(floats * 255.0).astype(np.uint8)
+        bytes_: Pictures = np.rint(floats * 255.0).astype(np.uint8)
+        return bytes_
 
     def sample(
         self,

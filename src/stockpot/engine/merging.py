@@ -101,6 +101,12 @@ def open_pool(recipe: Recipe, folder: str | os.PathLike[str] = ".") -> Iterator[
     with ExitStack() as stack:
         sources: dict[str, Source] = {}
         for name, entry in recipe.pool.items():
+            if entry.is_hole:
+                problems.append(
+                    Problem("hole", f"nobody knows which file this is ({entry.unknown})",
+                            f"pool: {name}", "give it a `file`, once you know it")
+                )  # fmt: skip
+                continue
             try:
                 sources[name] = stack.enter_context(open_checkpoint(Path(folder) / entry.file))
             except CheckpointError as error:

@@ -112,7 +112,7 @@ _ZOO = Layout(
     "zoo",
     "Stockpot's zoo (a small Stable Diffusion 1)",
     parts=(
-        UNet((32, 48, 64, 64), (1, 1, 1, 0), middle_depth=1, context_width=64),
+        UNet((24, 40, 56, 56), (1, 1, 1, 0), middle_depth=1, context_width=64),
         ClipText(
             Component("te", "text encoder (small CLIP)", "cond_stage_model.transformer."),
             width=64,

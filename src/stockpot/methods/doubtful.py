@@ -198,7 +198,7 @@ def _rounded_sums(columns: Doubles, weights: Sequence[Fraction], dtype: DType) -
     n = columns.shape[1]
     result = np.zeros(n)
     open_ = np.ones(n, bool)
-    if divisor < 1 << 26 and all(abs(p) < 1 << 26 for p in numerators) and dtype.name != "F64":
+    if divisor < 1 << 26 and all(abs(p) < 1 << 26 for p in numerators):
         result, open_ = _by_pairs(columns, numerators, divisor, dtype)
     for j in np.flatnonzero(open_):
         column = columns[:, j]
@@ -221,14 +221,18 @@ def _by_pairs(
     lo = np.zeros_like(hi)
     inexact = np.zeros(hi.shape, bool)
     with np.errstate(over="ignore", invalid="ignore"):  # such elements are not sure
-        # Products of a 26-bit integer with a value of 24 bits are exact; doubles may need more.
         for numerator, x in zip(numerators, columns, strict=True):
-            product = numerator * x
-            inexact |= x != x.astype(np.float32)
-            hi, error = _two_sum(hi, product)
-            lo, rest = _two_sum(lo, error)
-            inexact |= rest != 0
+            # Products of a 26-bit integer with half of a double's 53 bits are exact.
+            high = _high_half(x)
+            for product in (numerator * high, numerator * (x - high)):
+                hi, error = _two_sum(hi, product)
+                lo, rest = _two_sum(lo, error)
+                inexact |= rest != 0
         hi, lo = _two_sum(hi, lo)
+        if dtype.name == "F64":
+            result, sure = _divided(hi, lo, divisor)
+            sure &= ~inexact & (np.abs(hi) > 2.0**-900) & (np.abs(hi) < 2.0**900)
+            return result, ~sure
         below, above = _neighbours(hi / divisor, dtype)
         middle = below + (above - below) / 2  # exact: one bit more than the type has
         # sign of (hi + lo) − q·middle; q·middle has at most 26 + 26 bits, hi is within a rounding
@@ -239,6 +243,29 @@ def _by_pairs(
         result = np.copysign(np.where(upper, above, below), hi)  # zeros have a sign too
         sure = (np.abs(result) <= dtype.max_value) & ~inexact & (np.abs(hi) > 2.0**-900)
     return result, ~sure
+
+
+def _divided(hi: Doubles, lo: Doubles, divisor: int) -> tuple[Doubles, npt.NDArray[np.bool_]]:
+    """(hi + lo)/divisor rounded to double, and where that is sure."""
+    near = hi / divisor
+    high = _high_half(near)
+    first, lost = _two_sum(hi, -divisor * high)
+    rest, lost_too = _two_sum(first, -divisor * (near - high))
+    # What the division left, in units of the quotient's last place: rounds to -1, 0 or 1.
+    fraction, exponent = np.frexp(near)
+    last_place = np.ldexp(1.0, exponent - 53)
+    left = (rest + (lost + lost_too + lo)) / (divisor * last_place)
+    steps = np.rint(left)
+    # Below a power of two places are half as wide, and near a tie the remainder's own errors count.
+    sure = (np.abs(left - steps) < 0.499) & (np.abs(left) < 2) & (np.abs(fraction) != 0.5)
+    return near + steps * last_place, sure
+
+
+def _high_half(values: Doubles) -> Doubles:
+    """The upper 26 bits of doubles (Veltkamp); the rest of each fits 26 bits too."""
+    spread = values * (2.0**27 + 1)
+    high: Doubles = spread - (spread - values)
+    return high
 
 
 def _neighbours(values: Doubles, dtype: DType) -> tuple[Doubles, Doubles]:

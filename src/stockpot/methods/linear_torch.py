@@ -67,7 +67,8 @@ def combine(
     target = torch.frombuffer(out, dtype=_TORCH[out_type])
     if out_type == 4:
         # This type has no infinity, and torch may stop at the largest number instead of NaN.
-        rounded = torch.where(rounded.abs() <= _LARGEST[4], rounded, math.nan)
+        nan = torch.copysign(torch.full_like(rounded, math.nan), rounded)
+        rounded = torch.where(rounded.abs() <= _LARGEST[4], rounded, nan)
     target.copy_(rounded)
     overflow = not bool((rounded.abs() <= _LARGEST[out_type]).all()) or not bool(
         torch.isfinite(rounded.to(torch.float32 if out_type == 1 else torch.float64)).all()

@@ -19,7 +19,7 @@ from .building import (
     weighted_sum,
 )
 from .canonical import canonical
-from .document import DTYPES, MIX_KEYS, PoolEntry, Recipe, Save, make_recipe
+from .document import DTYPES, MIX_KEYS, STATUSES, Origin, PoolEntry, Recipe, Save, make_recipe
 from .errors import MissingModelError
 from .expressions import Call, Expr, Items, Name, Number, Text
 from .folding import Fold, TableRow, fold
@@ -34,6 +34,7 @@ __all__ = [
     "MIX_KEYS",
     "POOL",
     "RESERVED",
+    "STATUSES",
     "Call",
     "Expr",
     "Fold",
@@ -42,6 +43,7 @@ __all__ = [
     "MissingModelError",
     "Name",
     "Number",
+    "Origin",
     "PoolEntry",
     "Recipe",
     "Save",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .document import Recipe
+from .document import Origin, Recipe
 from .expressions import Call, Expr, Items
 from .functions import FUNCTIONS
 from .printing import print_expression
@@ -33,8 +33,10 @@ def canonical(recipe: Recipe) -> Recipe:
           model: mean(a, b)
     """
     ordered: dict[int, Expr] = {}
+    origin = recipe.origin
     return replace(
         recipe,
+        origin=origin and Origin(origin.format, dict(sorted(origin.records.items()))),
         pool=dict(sorted(recipe.pool.items())),
         let={name: _ordered(value, ordered) for name, value in sorted(recipe.let.items())},
         mix={name: _ordered(value, ordered) for name, value in sorted(recipe.mix.items())},

@@ -11,11 +11,14 @@ from typing import Any, TypeVar
 
 from stockpot.errors import Problem, RecipeError, UnknownNameError
 
+from .entries import STATUSES, Origin, PoolEntry, outside_reason
 from .expressions import Expr, is_bare
 from .functions import RESERVED
 from .globs import expand, stem_of
 
-__all__ = ["DTYPES", "MIX_KEYS", "PoolEntry", "Recipe", "Save", "make_recipe"]
+__all__ = [
+    "DTYPES", "MIX_KEYS", "STATUSES", "Origin", "PoolEntry", "Recipe", "Save", "make_recipe",
+]  # fmt: skip
 
 #: What a mix may make; a particular key wins over `te`, and that over `model`.
 MIX_KEYS = ("model", "unet", "te", "te0", "te1", "vae", "ema", "other")
@@ -24,23 +27,6 @@ DTYPES = ("fp16", "bf16", "fp32", "fp64", "fp8_e4m3", "fp8_e5m2")
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
-
-
-@dataclass(frozen=True, slots=True)
-class PoolEntry:
-    """One checkpoint, or a pattern that stands for many.
-
-    Attributes:
-        file: Path of the file; with a ``*`` in the entry's name, a pattern of paths.
-        hash: Content hash, filled in when a recipe runs; None while it is not known.
-
-    Example:
-        >>> PoolEntry("dreamshaper_8.safetensors").hash is None
-        True
-    """
-
-    file: str
-    hash: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +70,7 @@ class Recipe:
         let: Named intermediates; their order does not matter.
         save: Where the result goes.
         version: Of the format; always 1.
+        origin: What another format recorded besides; None for a recipe written here.
 
     Example:
         >>> from stockpot.recipes import mean, model
@@ -102,6 +89,7 @@ class Recipe:
     let: Mapping[str, Expr] = field(default_factory=lambda: MappingProxyType({}))
     save: Save = field(default_factory=Save)
     version: int = 1
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         for name in ("pool", "mix", "let"):
@@ -109,13 +97,14 @@ class Recipe:
 
     def __hash__(self) -> int:
         return hash(
-            (self.version, _pairs(self.pool), _pairs(self.let), _pairs(self.mix), self.save)
-        )
+            (self.version, _pairs(self.pool), _pairs(self.let), _pairs(self.mix), self.save,
+             self.origin)
+        )  # fmt: skip
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping proxy does not pickle, and recipes travel to workers.
         parts = (dict(self.pool), dict(self.mix), dict(self.let), self.save, self.version)
-        return Recipe, parts
+        return Recipe, (*parts, self.origin)
 
     def problems(self) -> tuple[Problem, ...]:
         """Find what is wrong outside of the expressions: names, keys, precisions.
@@ -148,8 +137,7 @@ class Recipe:
                 yield Problem("name", "a `let` stands for one thing", f"let.{name}",
                               "remove the `*`")  # fmt: skip
         for name, entry in self.pool.items():
-            if not entry.file:
-                yield Problem("empty", "a file needs a path", f"pool.{name}")
+            yield from entry.problems(f"pool.{name}")
             if name.count("*") > 1 or ("*" in name) != ("*" in entry.file):
                 yield Problem("glob", "an entry for many files has one `*` in its name, and its "
                               "path has one or more", f"pool.{name}",
@@ -164,16 +152,42 @@ class Recipe:
                 yield from _known("component", key, MIX_KEYS, f"save.dtype.{key}")
                 yield from _known("dtype", name, DTYPES, f"save.dtype.{key}")
 
-    def resolve_pool(self, folder: str | Path) -> Recipe:
+    def outside(self, *, absolute: bool = False) -> tuple[Problem, ...]:
+        """Find paths, of the pool or of the output, that leave the recipe's folder.
+
+        Args:
+            absolute: Whether the pool may have absolute paths; the output never may.
+
+        Example:
+            >>> from stockpot.recipes import make_recipe
+            >>> print(*make_recipe("a", {"a": "../a.ckpt"}).outside())
+            pool.a: a path must stay within the recipe's folder, but '../a.ckpt' does not: it ...
+        """
+        paths = [(f"pool.{name}", entry.file, absolute) for name, entry in self.pool.items()]
+        paths.append(("save.file", self.save.file or "", False))
+        judged = ((where, path, outside_reason(path, absolute=a)) for where, path, a in paths)
+        return tuple(
+            Problem("outside", f"a path must stay within the recipe's folder, but {path[:200]!r} "
+                    f"does not: {reason}", where, "move the file, or name it on the command line")
+            for where, path, reason in judged if reason
+        )  # fmt: skip
+
+    def resolve_pool(
+        self, folder: str | Path, *, absolute: bool = False, outside: bool = False
+    ) -> Recipe:
         """Expand patterns of the pool into one entry a file; all else stays as it is.
 
         This is the only step that looks at a folder.
 
         Args:
             folder: Where patterns start. The ``*`` of a name becomes the file's stem.
+            absolute: Whether the pool may have absolute paths, as in a recipe that somebody wrote
+                for their own machine.
+            outside: Whether all paths may lead anywhere.
 
         Raises:
-            RecipeError: A pattern finds nothing, leaves the folder, or gives a name twice.
+            RecipeError: A path leaves the folder; a pattern finds nothing, leaves the folder, or
+                gives a name twice.
 
         Example:
             >>> from stockpot.recipes import make_recipe
@@ -182,11 +196,11 @@ class Recipe:
             True
         """
         pool: dict[str, PoolEntry] = {}
-        problems = []
+        problems = [] if outside else list(self.outside(absolute=absolute))
         for name, entry in self.pool.items():
             where = f"pool.{name}"
             found = {name: entry}
-            if "*" in name:
+            if "*" in name and not outside_reason(entry.file):
                 try:
                     files = expand(Path(folder), entry.file)
                 except ValueError as error:
@@ -197,7 +211,7 @@ class Recipe:
                     new = name.replace("*", stem_of(file))
                     if new in found:
                         problems.append(_twice(new, where))
-                    found[new] = PoolEntry(file)
+                    found[new] = replace(entry, file=file, hash=None, sha256=None)
                 if not found:
                     problems.append(
                         Problem("glob", f"no file in {str(folder)!r} matches {entry.file!r}", where,
@@ -229,6 +243,7 @@ def make_recipe(
     *,
     let: Mapping[str, Expr | str] | None = None,
     save: Save | None = None,
+    origin: Origin | None = None,
 ) -> Recipe:
     """Build a recipe from Python, with texts where that is shorter.
 
@@ -237,6 +252,7 @@ def make_recipe(
         pool: Files by name.
         let: Named intermediates.
         save: Where the result goes.
+        origin: What another format recorded besides.
 
     Raises:
         RecipeError: An expression cannot be read.
@@ -256,6 +272,7 @@ def make_recipe(
         {key: read(value) for key, value in parts.items()},
         {name: read(value) for name, value in (let or {}).items()},
         save or Save(),
+        origin=origin,
     )
 
 

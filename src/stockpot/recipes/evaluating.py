@@ -16,7 +16,7 @@ from stockpot.layouts import Layout
 from .expressions import Call, Expr, Items, Name, Number, Text
 from .functions import FUNCTIONS, OPERATORS, Function
 from .globs import matches
-from .rules import LINEAR, Program, RuleError, describe, operator_rule
+from .rules import LINEAR, Program, RuleError, components_rule, describe, operator_rule
 from .values import Amount, Listing, Mixture, Names, Value, Word
 
 __all__ = ["Evaluation", "evaluate"]
@@ -195,6 +195,15 @@ class _Walk:
             return None
         if not function.linear:
             return self.later(function, where)
+        if function.named:
+            if args:
+                raise RuleError(f"`{function.name}` takes its numbers by name",
+                                f"write {function.name}(unet=1)", "arguments")  # fmt: skip
+            if None in options.values():
+                return None
+            return components_rule(
+                self.program, {n: value for n, value in options.items() if value is not None}
+            )
         bound = self.bind(function, args, options)
         return None if None in bound else LINEAR[function.name](
             self.program, [arg for arg in bound if arg is not None])  # fmt: skip

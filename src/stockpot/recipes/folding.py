@@ -233,9 +233,22 @@ def fold(recipe: Recipe, layout: Layout) -> Fold:
     if problems:
         raise RecipeError(problems)
     try:
-        return Fold(recipe, layout, roots, evaluation)
+        folded = Fold(recipe, layout, roots, evaluation)
     except ValueError as error:
         raise RecipeError([Problem("too-large", str(error), "mix")]) from error
+    rejected = [name for name in folded.models if recipe.pool[name].status == "rejected"]
+    if rejected:
+        raise RecipeError(
+            Problem("rejected", "a rejected model may be listed but not merged, and the mix reads "
+                    f"it{_reason(recipe, name)}", f"pool.{name}",
+                    "take it out of the mix, or change its status") for name in rejected
+        )  # fmt: skip
+    return folded
+
+
+def _reason(recipe: Recipe, name: str) -> str:
+    note = recipe.pool[name].note
+    return f" ({note})" if note else ""
 
 
 def _flow(program: Program, root: int, right: Mapping[int, bool]) -> dict[str, Scalar]:
@@ -318,15 +331,21 @@ def _share(rows: dict[Cell, _Row]) -> dict[Cell, _Row]:
 
 
 def _identities(fold: Fold, other: Fold) -> dict[str, tuple[str, str]]:
-    mine, theirs = fold.recipe.pool, other.recipe.pool
-    hashes = {entry.hash for entry in theirs.values() if entry.hash}
+    """What to know a model by: a hash where both sides have one, else the name."""
+    theirs = other.recipe.pool
     result = {}
-    for name, entry in mine.items():
+    for name, entry in fold.recipe.pool.items():
         twin = theirs.get(name)
-        if entry.hash and (entry.hash in hashes or (twin and twin.hash)):
-            result[name] = ("hash", entry.hash)
-        else:
-            result[name] = ("name", name)
+        result[name] = ("name", name)
+        # The content's hash goes before the file's: it survives edits of the metadata.
+        for kind in ("hash", "sha256"):
+            mine = getattr(entry, kind)
+            if mine and (
+                any(mine == getattr(e, kind) for e in theirs.values())
+                or (twin and getattr(twin, kind))
+            ):
+                result[name] = (kind, mine)
+                break
     return result
 
 

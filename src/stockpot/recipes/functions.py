@@ -40,6 +40,7 @@ class Function:
         gives: ``model``, ``number`` or ``set``.
         text: Positions whose string literal is a text and not the name of a model.
         symmetric: Whether the order of the arguments is without meaning.
+        named: Whether it takes options of any name and no arguments by position.
 
     Example:
         >>> FUNCTIONS["lerp"].signature
@@ -53,6 +54,7 @@ class Function:
     gives: Literal["model", "number", "set"] = "model"
     text: tuple[int, ...] = ()
     symmetric: bool = False
+    named: bool = False
 
     @property
     def signature(self) -> str:
@@ -60,8 +62,10 @@ class Function:
         return f"{self.name}({', '.join(self.parameters)})"
 
 
-def _later(name: str, *parameters: str, summary: str) -> Function:
-    return Function(name, parameters, summary, linear=False)
+def _later(
+    name: str, *parameters: str, summary: str, text: tuple[int, ...] = (), symmetric: bool = False
+) -> Function:
+    return Function(name, parameters, summary, linear=False, text=text, symmetric=symmetric)
 
 
 _ROWS: Iterable[Function] = (
@@ -73,6 +77,13 @@ _ROWS: Iterable[Function] = (
     Function("add_difference", ("a", "b", "c", "t"), "a + t*(b - c)"),
     Function("linear", ("models", "weights"), "sum of weight times model, weights as they stand"),
     Function("blocks", ("profile", "values"), "a number for each block", gives="number", text=(0,)),
+    Function(
+        "components",
+        ("component=number",),
+        "a number for each component, 0 for those not named",
+        gives="number",
+        named=True,
+    ),
     Function(
         "glob",
         ("pattern",),
@@ -109,6 +120,15 @@ _ROWS: Iterable[Function] = (
     _later("smooth_add", "a", "b", "c", "t", summary="supermerger's smoothAdd"),
     _later("tensor_swap", "a", "b", "low", "high", summary="supermerger's tensor swap"),
     _later("top_k_sum", "a", "b", "t", summary="the largest elements of b over a"),
+    _later("pick_component", "a", "component", summary="the keys of one component", text=(1,)),
+    _later("ties_dropout", "base", "*models", summary="random drop of differences, then as `ties`"),
+    _later(
+        "foreign",
+        "method",
+        "*arguments",
+        summary="another tool's method, kept as it was written",
+        text=(0,),
+    ),
 )
 
 #: Every function that an expression may call, by name.

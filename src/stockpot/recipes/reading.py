@@ -7,18 +7,19 @@ from pathlib import Path
 
 from stockpot.errors import Problem, RecipeError, UnknownNameError
 
-from .document import PoolEntry, Recipe, Save
+from .document import Origin, PoolEntry, Recipe, Save
+from .entries import ENTRY_FIELDS
 from .errors import one_problem
 from .evaluating import evaluate
 from .expressions import Expr
 from .grammar import MAX_NODES, parse_counted
 from .strict_yaml import MAX_BYTES, Mapped, Node, Scalar, load
 
-__all__ = ["parse_recipe", "read_recipe"]
+__all__ = ["parse_located", "parse_recipe", "read_recipe"]
 
 #: Most names, numbers, calls and operators in all expressions of a recipe; below a second's work.
 MAX_PARTS = 50_000
-_TOP = ("stockpot", "pool", "let", "mix", "save")
+_TOP = ("stockpot", "pool", "let", "mix", "save", "origin")
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -74,8 +75,30 @@ def parse_recipe(text: str, source: str = "<recipe>") -> Recipe:
         >>> recipe.mix["te"]
         <a>
     """
+    return parse_located(text, source)[0]
+
+
+def parse_located(text: str, source: str = "<recipe>") -> tuple[Recipe, dict[str, str]]:
+    """Read a recipe from text, and say on which line each of its parts stands.
+
+    Args:
+        text: As for `parse_recipe`.
+        source: What to call it in messages.
+
+    Returns:
+        The recipe, and places such as ``recipe.yaml:3: pool.a`` by names such as ``pool.a``.
+
+    Raises:
+        RecipeError: As `parse_recipe`.
+
+    Example:
+        >>> text = "stockpot: 1\\npool: {a: a.ckpt}\\nmix:\\n  unet: a\\n"
+        >>> parse_located(text, "x.yaml")[1]["mix.unet"]
+        'x.yaml:4: mix.unet'
+    """
     root, problems = load(text, source)
-    return _Reader(source, problems).recipe(root)
+    reader = _Reader(source, problems)
+    return reader.recipe(root), reader.places
 
 
 class _Reader:
@@ -105,7 +128,9 @@ class _Reader:
         pool = self.pool(top.get("pool"))
         let = self.expressions(top.get("let"), "let")
         mix = self.expressions(top.get("mix"), "mix")
-        recipe = Recipe(pool, mix, let, self.save(top.get("save")))
+        recipe = Recipe(
+            pool, mix, let, self.save(top.get("save")), origin=self.origin(top.get("origin"))
+        )
         for problem in recipe.problems():
             # What is missing, or there but unreadable, is reported already.
             if problem.code != "empty" or _is_empty(top.get(problem.where)):
@@ -158,15 +183,16 @@ class _Reader:
                 # An unreadable entry keeps its name, so that expressions can still be judged.
                 pool[name] = PoolEntry(self.text(value, what) or "?")
                 continue
-            fields = self.mapping(value, what, ("file", "hash"))
-            if "file" not in fields:
-                self.report("missing-key", "an entry must have `file`", value.line, what)
-            digest = fields.get("hash")
-            skip = digest is None or (isinstance(digest, Scalar) and digest.empty)
-            pool[name] = PoolEntry(
-                (self.text(fields["file"], what) or "?") if "file" in fields else "?",
-                None if skip or digest is None else self.text(digest, f"{what}.hash"),
-            )
+            found = {
+                key: self.text(field, f"{what}.{key}")
+                for key, field in self.mapping(value, what, ENTRY_FIELDS).items()
+                if key in ENTRY_FIELDS and not _says_nothing(key, field)
+            }
+            if "file" not in found and "unknown" not in found:
+                self.report("missing-key", "an entry must have `file`, or `unknown` with what is "
+                            "known of it", value.line, what)  # fmt: skip
+            file = found.pop("file", None)
+            pool[name] = PoolEntry(file or ("" if found.get("unknown") else "?"), **found)
         return pool
 
     def expressions(self, node: Node | None, room: str) -> dict[str, Expr]:
@@ -198,6 +224,17 @@ class _Reader:
                     self.lost.add(name)
         return found
 
+    def origin(self, node: Node | None) -> Origin | None:
+        if node is None:
+            return None
+        fields = self.mapping(node, "origin", ("format", "records"))
+        name = self.text(fields["format"], "origin.format") if "format" in fields else None
+        if "format" not in fields:
+            self.report("missing-key", "an origin must have `format`", node.line, "origin")
+        items = self.mapping(fields.get("records"), "origin.records").items()
+        records = {key: self.text(value, f"origin.records.{key}") or "" for key, value in items}
+        return Origin(name or "?", records)
+
     def save(self, node: Node | None) -> Save:
         fields = self.mapping(node, "save", ("file", "dtype"))
         file = self.text(fields["file"], "save.file") if "file" in fields else None
@@ -207,6 +244,10 @@ class _Reader:
             table = {key: self.text(value, f"save.dtype.{key}") or "?" for key, value in items}
             return Save(file, table)
         return Save(file, self.text(dtype, "save.dtype") if dtype is not None else None)
+
+
+def _says_nothing(key: str, node: Node) -> bool:
+    return key != "file" and isinstance(node, Scalar) and node.empty
 
 
 def _is_empty(node: Node | None) -> bool:

@@ -27,9 +27,16 @@ from .values import (
     Scalar,
     Value,
     Word,
+    at,
 )
 
-__all__ = ["LINEAR", "Program", "RuleError", "describe", "operator_rule"]
+__all__ = [
+    "COMPONENT_KEYS", "LINEAR", "Program", "RuleError", "components_rule", "describe",
+    "operator_rule",
+]  # fmt: skip
+
+#: What a mix and `components` may name; a particular one wins over `te`, and that over `model`.
+COMPONENT_KEYS = ("model", "unet", "te", "te0", "te1", "vae", "ema", "other")
 
 _ONE = Fraction(1)
 
@@ -336,6 +343,40 @@ def _glob(program: Program, args: Sequence[Value]) -> Value:
     if not names and not program.lenient:
         raise RuleError(f"no name of the pool matches {pattern!r}", code="empty-glob")
     return Names(names)
+
+
+def components_rule(program: Program, options: Mapping[str, Value]) -> Value:
+    """Make block weights from a number for each component; the particular name wins.
+
+    Args:
+        program: Tells the layout.
+        options: Numbers or block weights, by component.
+
+    Raises:
+        RuleError: A name is no component, or a value no number.
+    """
+    if not options:
+        raise RuleError("`components` needs a number by its component",
+                        "write components(unet=1)", "arguments")  # fmt: skip
+    numbers = {n: _number(v, f"`{n}` of `components`") for n, v in options.items()}
+    for name in numbers:
+        if name not in COMPONENT_KEYS:
+            error = UnknownNameError("component", name, COMPONENT_KEYS)
+            raise RuleError(str(error), code="unknown-component")
+    layout = program.layout
+    if layout is None or None in numbers.values():
+        return Amount(None)
+    chosen: dict[str, Scalar] = {}
+    for name in sorted(numbers, key=lambda name: {"model": 0, "te": 1}.get(name, 2)):
+        try:
+            chosen.update(dict.fromkeys(layout.component_names(name), numbers[name]))
+        except UnknownNameError as error:
+            raise RuleError(str(error), code="unknown-component") from error
+    program.arithmetic.spend(len(layout.cells))
+    zero: Scalar = Fraction(0)
+    return Amount(
+        tuple(at(chosen.get(cell.component, zero), i) for i, cell in enumerate(layout.cells))
+    )
 
 
 #: The rules of linear functions, by name.

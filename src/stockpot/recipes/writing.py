@@ -50,13 +50,19 @@ def recipe_text(recipe: Recipe) -> str:
         lines += [f"    {_key(key)}: {_text(name)}" for key, name in recipe.save.dtype.items()]
     elif recipe.save.dtype is not None:
         lines.append(f"  dtype: {_text(recipe.save.dtype)}")
+    if recipe.origin is not None:
+        lines += ["origin:", f"  format: {_text(recipe.origin.format)}"]
+        if recipe.origin.records:
+            lines.append("  records:")
+        lines += [f"    {_key(n)}: {_text(text)}" for n, text in recipe.origin.records.items()]
     return "\n".join(lines) + "\n"
 
 
 def _entry(entry: PoolEntry) -> str:
-    if entry.hash is None:
+    facts = entry.facts()
+    if list(facts) in (["file"], []):
         return _text(entry.file)
-    return f"{{file: {_text(entry.file)}, hash: {_text(entry.hash)}}}"
+    return "{" + ", ".join(f"{key}: {_text(value)}" for key, value in facts.items()) + "}"
 
 
 def _key(name: str) -> str:

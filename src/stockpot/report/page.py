@@ -88,6 +88,12 @@ def _check(page: Page) -> None:
         match section:
             case Gallery(rows=rows):
                 lines = [(row.label, len(row.pictures)) for row in rows]
+                for picture in (picture for row in rows for picture in row.pictures):
+                    if picture is not None and not picture.startswith(_PNG):
+                        raise ValueError(
+                            f"{section.title!r}: a picture must be a PNG file, but got "
+                            f"{picture[:8]!r}"
+                        )
             case Table(rows=rows):
                 lines = [(str(row.cells[:1]), len(row.cells)) for row in rows]
             case HeatTable():
@@ -104,8 +110,6 @@ def _check(page: Page) -> None:
 
 
 def _data_url(png: bytes) -> str:
-    if not png.startswith(_PNG):
-        raise ValueError(f"a picture must be a PNG file, but got {png[:8]!r}")
     return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
@@ -130,4 +134,4 @@ def _heat(value: Fraction) -> dict[str, Any]:
     strength = min(1.0, abs(float(value)))
     # The root keeps small shares, such as 1/200, apart from nothing.
     percent = round(8 + 84 * strength**0.5) if value else 0
-    return {"percent": percent, "negative": value < 0, "light": percent > 55}
+    return {"percent": percent, "negative": value < 0, "light": percent > 72}

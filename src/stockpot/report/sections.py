@@ -95,13 +95,13 @@ class Cell:
     Attributes:
         text: What it says.
         bar: Length of a bar behind the text, from 0 to 1; None for no bar.
-        best: Whether to mark it as the best of its column.
+        strong: Whether to set it in bold.
         hint: Shown when pointed at, such as the whole of a shortened hash.
     """
 
     text: str
     bar: float | None = None
-    best: bool = False
+    strong: bool = False
     hint: str = ""
 
 
@@ -129,6 +129,7 @@ class Table:
         text: A sentence below the heading.
         numeric: Which columns hold numbers, and are set to the right.
         code: Which columns hold hashes and the like, and are set in a fixed width.
+        wrapped: Which columns hold sentences, and may take several lines.
     """
 
     title: str
@@ -137,6 +138,7 @@ class Table:
     text: str = ""
     numeric: frozenset[int] = frozenset()
     code: frozenset[int] = frozenset()
+    wrapped: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """A checkpoint of the zoo's shape with random weights, and a diffusers folder that describes it.
 
 Nothing here needs the zoo to be installed: drawing must work for any checkpoint of a layout.
+Fixtures are used by the tests of drawing and of the demo; libraries are loaded when asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import CLIPTokenizer
 
 from stockpot.checkpoints import DTYPES, MemorySource, TensorInfo
 from stockpot.layouts import KeySpec, get_layout
@@ -100,6 +100,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in write.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    from transformers import CLIPTokenizer
+
     tokenizer = CLIPTokenizer(vocab=vocabulary(), merges=[], model_max_length=77)
     tokenizer.save_pretrained(folder / "tokenizer")
     return folder

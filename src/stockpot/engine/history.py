@@ -1,0 +1,201 @@
+"""How a file was made, as the file itself tells it: steps, each with its recipe and its inputs.
+
+A merge writes one step, and carries the steps of its inputs on. They are kept in one flat table by
+the content hash of what each made, so that a model that stands in a hundred merges is told once.
+What comes out of a file's metadata is untrusted: it is checked for form here, and believed only
+where the hashes of what was really read agree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stockpot.errors import CheckpointError
+
+__all__ = ["FORMAT", "History", "InputRecord", "Step", "read_history"]
+
+FORMAT = 1
+"""Version of the table's form."""
+
+PROVENANCE_KEY = "stockpot.provenance"
+"""Where the table stands in a file's metadata."""
+
+RECIPE_KEY = "stockpot.recipe"
+"""Where the last step's recipe stands, as text for people."""
+
+_MOST_CHARACTERS = 16 << 20
+_MOST_STEPS = 10_000
+_HASH_DIGITS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class InputRecord:
+    """What one step read of one model.
+
+    Attributes:
+        components: Content hash of what was read of each component; None where hashing was off.
+        made: Content hash of the step that made this model; None for a model of unknown origin.
+    """
+
+    components: Mapping[str, str | None]
+    made: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One merge.
+
+    Attributes:
+        recipe: Canonical text of its recipe, without paths.
+        version: Of the Stockpot that ran it.
+        layout: Name of the layout.
+        inputs: What it read, by name in the recipe's pool.
+        components: Content hash of each component of its output; empty where hashing was off.
+        content: Content hash of its output; None where hashing was off.
+    """
+
+    recipe: str
+    version: str
+    layout: str
+    inputs: Mapping[str, InputRecord]
+    components: Mapping[str, str] = field(default_factory=dict)
+    content: str | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """Every step that led to a file.
+
+    Attributes:
+        last: The step that wrote the file.
+        earlier: Other steps, by the content hash of what they made.
+    """
+
+    last: Step
+    earlier: Mapping[str, Step]
+
+    def walk(self) -> Iterator[tuple[int, str, InputRecord | None, Step | None]]:
+        """Go through the tree of steps from the file down to its raw models, each step once.
+
+        Yields:
+            Depth, name in the pool above (empty for the file itself), what was read of it, and
+            the step that made it. A step met before comes without its inputs again.
+        """
+        seen: set[str] = set()
+        stack: list[tuple[int, str, InputRecord | None, Step | None]] = [(0, "", None, self.last)]
+        while stack:
+            depth, name, record, step = stack.pop()
+            yield depth, name, record, step
+            # By the table's key, not by what a step claims of itself: hostile tables have circles.
+            key = record.made if record is not None else self.last.content
+            if step is None or key in seen:
+                continue
+            if key is not None:
+                seen.add(key)
+            for below, inner in sorted(step.inputs.items(), reverse=True):
+                stack.append((depth + 1, below, inner, self.earlier.get(inner.made or "")))
+
+    def to_json(self) -> str:
+        """The table as text for a file's metadata: sorted, without spaces."""
+        table = {
+            "format": FORMAT,
+            **_step_to_plain(self.last),
+            "earlier": {content: _step_to_plain(step) for content, step in self.earlier.items()},
+        }
+        del table["recipe"]  # it stands beside, where people see it
+        return json.dumps(table, sort_keys=True, separators=(",", ":"))
+
+
+def read_history(metadata: Mapping[str, str], name: str = "metadata") -> History | None:
+    """Read how a file says that it was made.
+
+    Args:
+        metadata: Of the file; untrusted.
+        name: What to call it in messages.
+
+    Returns:
+        Its history; None where it carries none.
+
+    Raises:
+        CheckpointError: It carries one that is not well-formed, or of a later format.
+
+    Example:
+        >>> print(read_history({"format": "pt"}))
+        None
+    """
+    text = metadata.get(PROVENANCE_KEY)
+    if text is None:
+        return None
+    if len(text) > _MOST_CHARACTERS:
+        raise CheckpointError(f"{name}: {PROVENANCE_KEY} is larger than any real history")
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{name}: {PROVENANCE_KEY} is not JSON: {error}") from error
+    if not isinstance(table, dict) or not isinstance(table.get("format"), int):
+        raise CheckpointError(f"{name}: {PROVENANCE_KEY} has no format number")
+    if table["format"] > FORMAT:
+        raise CheckpointError(
+            f"{name}: its history has format {table['format']}, and this version reads up to "
+            f"{FORMAT}; update Stockpot"
+        )
+    try:
+        earlier = table.get("earlier", {})
+        if len(earlier) > _MOST_STEPS:
+            raise ValueError("too many steps")
+        return History(
+            _step_from_plain({**table, "recipe": metadata.get(RECIPE_KEY, "")}),
+            {_hash(content): _step_from_plain(step) for content, step in earlier.items()},
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{name}: {PROVENANCE_KEY} is not well-formed: {error!r}") from error
+
+
+def _step_to_plain(step: Step) -> dict[str, Any]:
+    return {
+        "recipe": step.recipe,
+        "version": step.version,
+        "layout": step.layout,
+        "inputs": {
+            name: {"components": dict(record.components), "made": record.made}
+            for name, record in step.inputs.items()
+        },
+        "components": dict(step.components),
+        "content": step.content,
+    }
+
+
+def _step_from_plain(plain: Mapping[str, Any]) -> Step:
+    return Step(
+        _text(plain["recipe"]),
+        _text(plain["version"]),
+        _text(plain["layout"]),
+        {
+            _text(name): InputRecord(
+                {_text(c): _hash_or_none(h) for c, h in record["components"].items()},
+                _hash_or_none(record["made"]),
+            )
+            for name, record in plain["inputs"].items()
+        },
+        {_text(c): _hash(h) for c, h in plain["components"].items()},
+        _hash_or_none(plain["content"]),
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text must stand where {type(value).__name__} does")
+    return value
+
+
+def _hash(value: Any) -> str:
+    if len(_text(value)) != _HASH_DIGITS or set(value) - set("0123456789abcdef"):
+        raise ValueError("a hash must be 64 hex digits")
+    return str(value)
+
+
+def _hash_or_none(value: Any) -> str | None:
+    return None if value is None else _hash(value)

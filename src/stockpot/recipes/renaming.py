@@ -1,0 +1,70 @@
+"""The same expression over other names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .expressions import Call, Expr, Items, Name
+
+__all__ = ["names_in", "renamed", "walk"]
+
+
+def walk(root: Expr) -> list[Expr]:
+    """List the nodes of an expression, each once, the children before what reads them.
+
+    Args:
+        root: Any expression; shared parts are visited once.
+
+    Example:
+        >>> walk(Name("a") + 2 * Name("b"))
+        [<a>, <2>, <b>, <2*b>, <a + 2*b>]
+    """
+    done: dict[int, Expr] = {}
+    stack = [root]
+    while stack:
+        node = stack[-1]
+        waiting = [child for child in node._children() if id(child) not in done]
+        if id(node) in done or not waiting:
+            done.setdefault(id(node), node)
+            stack.pop()
+        else:
+            stack.extend(reversed(waiting))
+    return list(done.values())
+
+
+def names_in(root: Expr) -> list[str]:
+    """List the names that an expression reads, in their order.
+
+    Args:
+        root: Any expression.
+
+    Example:
+        >>> names_in(Name("b") + Name("a") + Name("b"))
+        ['b', 'a']
+    """
+    return list(dict.fromkeys(node.name for node in walk(root) if isinstance(node, Name)))
+
+
+def renamed(root: Expr, names: Mapping[str, str]) -> Expr:
+    """Put other names in the place of some.
+
+    Args:
+        root: Any expression.
+        names: New names by old ones; others stay.
+
+    Example:
+        >>> renamed(Name("a") + Name("b"), {"a": "x"})
+        <x + b>
+    """
+    done: dict[int, Expr] = {}
+    for node in walk(root):
+        new: Expr = node
+        if isinstance(node, Name):
+            new = Name(names.get(node.name, node.name))
+        elif isinstance(node, Items):
+            new = Items(tuple(done[id(item)] for item in node.items))
+        elif isinstance(node, Call):
+            options = tuple((name, done[id(value)]) for name, value in node.options)
+            new = Call(node.function, tuple(done[id(arg)] for arg in node.args), options)
+        done[id(node)] = new
+    return done[id(root)]
