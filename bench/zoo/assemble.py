@@ -1,6 +1,6 @@
 """Write the distribution's data folder: checkpoints, configuration, scorers, index.
 
-    python bench/zoo/assemble.py --work WORK --out zoo/src/stockpot_zoo/data
+python bench/zoo/assemble.py --work WORK --out zoo/src/stockpot_zoo/data
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def arrays_of(work: Path, spec: Spec) -> Arrays:
         arrays |= schedule_arrays()
     if spec.ema:
         ema = UNet2DConditionModel.from_pretrained(where / "unet-ema")
-        arrays |= ema_arrays(ema.state_dict(), decay=0.99, updates=2000)
+        arrays |= ema_arrays(
+            ema.state_dict(), **json.loads((where / "ema.json").read_text("utf-8"))
+        )
     if spec.v_prediction:
         arrays["v_pred"] = np.zeros(1, dtype=np.float16)
     return arrays

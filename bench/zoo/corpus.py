@@ -7,6 +7,7 @@ model or the painter saw.
 from __future__ import annotations
 
 import html
+import itertools
 import json
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -34,10 +35,7 @@ square striped dotted sketch pattern warm cold night day icon logo sticker sks c
 def _render_share(arguments: tuple[int, int, int, int]) -> np.ndarray:
     seed, copy, start, stop = arguments
     return np.stack(
-        [
-            render(SCENES[i], np.random.default_rng([seed, copy, i]))
-            for i in range(start, stop)
-        ]
+        [render(SCENES[i], np.random.default_rng([seed, copy, i])) for i in range(start, stop)]
     )
 
 
@@ -47,7 +45,7 @@ def pictures(work: Path, part: str, processes: int = 2) -> tuple[np.ndarray, np.
     Returns:
         uint8 pictures `[n, 32, 32, 3]` and int64 indices into `SCENES` `[n]`.
     """
-    index = np.tile(np.arange(len(SCENES)), COPIES[part])
+    index = scene_indices(part)
     file = work / f"renders-{part}.npy"
     if not file.exists():
         step = 480
@@ -59,6 +57,11 @@ def pictures(work: Path, part: str, processes: int = 2) -> tuple[np.ndarray, np.
         with ProcessPoolExecutor(processes) as pool:
             np.save(file, np.concatenate(list(pool.map(_render_share, shares))))
     return np.load(file), index
+
+
+def scene_indices(part: str) -> np.ndarray:
+    """Which of `SCENES` each picture of a part shows, int64 `[n]`."""
+    return np.tile(np.arange(len(SCENES)), COPIES[part])
 
 
 def random_caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -110,12 +113,12 @@ def build_tokenizer(bpe_table: Path, folder: Path) -> None:
     for word in words:
         parts = [*word[:-1], word[-1] + "</w>"]
         while len(parts) > 1:
-            pairs = [(rank.get(pair, len(rank)), pair) for pair in zip(parts, parts[1:])]
-            best, pair = min(pairs)
+            pairs = list(itertools.pairwise(parts))
+            best, pair = min((rank.get(pair, len(rank)), pair) for pair in pairs)
             if best == len(rank):
                 break
             used.add(pair)
-            at = list(zip(parts, parts[1:])).index(pair)
+            at = pairs.index(pair)
             parts[at : at + 2] = ["".join(pair)]
     kept = sorted(used, key=rank.__getitem__)
     base = _byte_symbols()

@@ -45,9 +45,9 @@ def latents(work: Path) -> tuple[torch.Tensor, np.ndarray]:
     Returns:
         float32 `[n, 4, 8, 8]`, and indices into `corpus.SCENES` `[n]`.
     """
-    pictures, index = corpus.pictures(work, "unet")
     file = work / "latents.npy"
     if not file.exists():
+        pictures, _ = corpus.pictures(work, "unet")
         vae = AutoencoderKL.from_pretrained(work / "vae").eval()
         parts = []
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -56,30 +56,39 @@ def latents(work: Path) -> tuple[torch.Tensor, np.ndarray]:
                 mean = vae.encode(x.float() / 127.5 - 1).latent_dist.mean.float()
                 parts.append(mean * vae.config.scaling_factor)
         np.save(file, torch.cat(parts).numpy().astype(np.float16))
-    return torch.from_numpy(np.load(file)).float(), index
+    return torch.from_numpy(np.load(file)).float(), corpus.scene_indices("unet")
 
 
 class Captions:
-    """Token ids of every caption, and their hidden states while the text encoder is frozen."""
+    """Token ids of every caption, and their hidden states while the text encoder is frozen.
 
-    def __init__(self, work: Path, text_encoder: CLIPTextModel, *, cached: bool) -> None:
+    Args:
+        work: Where the tokenizer lies.
+        text_encoder: Frozen or not.
+        cached: File for the hidden states of all captions, made where it is absent; None
+            computes each batch's anew, as a text encoder that is being trained needs.
+    """
+
+    def __init__(self, work: Path, text_encoder: CLIPTextModel, cached: Path | None) -> None:
         self.tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
         texts = ["", *corpus.every_caption()]
         self.row = {text: i for i, text in enumerate(texts)}
         self.ids = torch.from_numpy(corpus.tokenize(self.tokenizer, texts))
         self.text_encoder = text_encoder
         self.states = None
-        if cached:
-            with torch.no_grad():
-                chunks = self.ids.split(512)
-                states = [text_encoder(ids).last_hidden_state.half() for ids in chunks]
-            self.states = torch.cat(states)
+        if cached is not None:
+            if not cached.exists():
+                with torch.no_grad():
+                    chunks = self.ids.split(512)
+                    states = [text_encoder(ids).last_hidden_state.half() for ids in chunks]
+                np.save(cached, torch.cat(states).numpy())
+            self.states = np.load(cached, mmap_mode="r")
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """Hidden states `[n, 77, 64]`, with gradients to the text encoder where it is trained."""
-        rows = torch.tensor([self.row[text] for text in texts])
+        rows = [self.row[text] for text in texts]
         if self.states is not None:
-            return self.states[rows].float()
+            return torch.from_numpy(self.states[rows]).float()
         return self.text_encoder(self.ids[rows]).last_hidden_state
 
 
@@ -197,6 +206,7 @@ def average(parameters: Sequence[torch.nn.Parameter], number: float) -> float:
     flat = torch.cat([*(g.flatten() for g in gradients), torch.tensor([number])])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for gradient, part in zip(gradients, flat[:-1].split([g.numel() for g in gradients])):
+    parts = flat[:-1].split([g.numel() for g in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
     return float(flat[-1])

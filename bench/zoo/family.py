@@ -41,7 +41,7 @@ class Spec:
     subset: dict[str, tuple[str, ...]] = field(default_factory=dict)
     trained: tuple[str, ...] = ("unet",)
     parent: str = "base"
-    seconds: float = 110
+    seconds: float = 90
     learning_rate: float = 5e-4
     te_learning_rate: float = 5e-4
     batch: int = 48
@@ -71,9 +71,9 @@ MEMBERS = (
     ),
     Spec(
         "style-glossy", "style", "Knows gloss best; its VAE's decoder was trained further too.",
-        {"style": ("glossy",)}, trained=("unet", "vae-decoder"), seconds=110,
+        {"style": ("glossy",)}, trained=("unet", "vae-decoder"),
     ),
-    Spec("content-warm", "content", "Saw warm colours only.", {"colour": WARM}, seconds=110),
+    Spec("content-warm", "content", "Saw warm colours only.", {"colour": WARM}),
     Spec(
         "content-round", "content", "Saw round shapes only.", {"shape": ROUND}, position_ids=False
     ),
@@ -86,7 +86,7 @@ MEMBERS = (
         {"shape": ANGULAR}, pruned=True,
     ),
     Spec(
-        "style-striped", "style", "Alone knows stripes.", {"style": (EXTRA_STYLE,)}, seconds=170,
+        "style-striped", "style", "Alone knows stripes.", {"style": (EXTRA_STYLE,)}, seconds=150,
         learning_rate=1e-3,
     ),
     Spec(
@@ -110,11 +110,11 @@ MEMBERS = (
     Spec(
         "outlier", "outlier", "Trained far too hard on small green stars on grey.",
         {"colour": ("green",), "shape": ("star",), "size": ("small",), "background": ("grey",)},
-        seconds=110, learning_rate=6e-3, position_ids=False,
+        learning_rate=6e-3, position_ids=False,
     ),
     Spec(
         "v-prediction", "v-prediction", "Predicts velocity; marked by the key `v_pred`.",
-        seconds=330, learning_rate=2e-3, v_prediction=True, batch=64,
+        seconds=300, learning_rate=2e-3, v_prediction=True, batch=64,
     ),
     Spec(
         "grandchild", "grandchild", "Trained on from content-round, large shapes only.",

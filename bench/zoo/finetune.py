@@ -1,16 +1,16 @@
-"""Train the family's members from the base, each on one thread, two at a time.
+"""Train the family's members from the base, two at a time, each on one thread.
 
-    python bench/zoo/finetune.py --work WORK              # all that are not there yet
-    python bench/zoo/finetune.py --work WORK --only style-outline content-warm
+python bench/zoo/finetune.py --work WORK              # all that are not there yet
+python bench/zoo/finetune.py --work WORK --only style-outline content-warm
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import subprocess
-import sys
+import json
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import corpus
@@ -88,6 +88,7 @@ def train_member(work: Path, spec: Spec, scale: float = 1.0) -> None:
     data = (x[keep], index[keep])
     seed = 100 + [member.name for member in MEMBERS].index(spec.name)
     out = folder(work, spec.name)
+    out.mkdir(parents=True, exist_ok=True)
     minutes = spec.seconds * scale / 60
     if "vae-decoder" in spec.trained:
         train_decoder(work, spec, 60 * scale).save_pretrained(out / "vae")
@@ -95,9 +96,9 @@ def train_member(work: Path, spec: Spec, scale: float = 1.0) -> None:
     def run(part: list[torch.nn.Parameter], words, share: float, rate: float) -> list[torch.Tensor]:
         for parameter in part:
             parameter.requires_grad_(True)
-        captions = Captions(
-            work, text_encoder, cached=not any(p.requires_grad for p in text_encoder.parameters())
-        )
+        moving = any(p.requires_grad for p in text_encoder.parameters())
+        # Every frozen text encoder here is the base's.
+        captions = Captions(work, text_encoder, None if moving else work / "states.npy")
         settings = Run(
             minutes=minutes * share,
             learning_rate=rate,
@@ -106,9 +107,10 @@ def train_member(work: Path, spec: Spec, scale: float = 1.0) -> None:
             ema=0.99 if spec.ema else 0.95,
             seed=seed,
         )
-        means, _ = train(unet, part, data, words, captions, settings)
+        means, n_steps = train(unet, part, data, words, captions, settings)
         for parameter in part:
             parameter.requires_grad_(False)
+        (out / "ema.json").write_text(json.dumps({"decay": settings.ema, "updates": n_steps}))
         return means
 
     unet_part, text_part = list(unet.parameters()), list(text_encoder.text_model.parameters())
@@ -145,33 +147,23 @@ def distance(a: torch.nn.Module, b: torch.nn.Module) -> float:
 
 
 def main() -> None:
-    """Start one process a member, two at a time; children wait for their parents."""
+    """Train in two processes; the longest first, children after their parents."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=None)
-    parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--member", help="train this one here, in this process")
+    parser.add_argument("--scale", type=float, default=1.0, help="stretches all times")
+    parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
-    if args.member:
-        torch.set_num_threads(1)
-        spec = next(s for s in MEMBERS if s.name == args.member)
-        train_member(args.work, spec, args.scale)
-        return
-    waiting = [s for s in MEMBERS if args.only is None or s.name in args.only]
-    waiting = [s for s in waiting if not (folder(args.work, s.name) / "text_encoder").exists()]
-    running: list[subprocess.Popen[bytes]] = []
-    while waiting or running:
-        running = [p for p in running if p.poll() is None]
-        for spec in list(waiting):
-            ready = (folder(args.work, spec.parent) / "text_encoder").exists()
-            if len(running) < 2 and ready:
-                folder(args.work, spec.name).mkdir(parents=True, exist_ok=True)
-                log = (folder(args.work, spec.name) / "log.txt").open("w")
-                command = [sys.executable, __file__, "--work", str(args.work)]
-                command += ["--member", spec.name, "--scale", str(args.scale)]
-                running.append(subprocess.Popen(command, stdout=log, stderr=log))
-                waiting.remove(spec)
-        time.sleep(1)
+    specs = [s for s in MEMBERS if args.only is None or s.name in args.only]
+    specs = [s for s in specs if not (folder(args.work, s.name) / "text_encoder").exists()]
+    for children in (False, True):
+        generation = [s for s in specs if (s.parent != "base") == children]
+        generation.sort(key=lambda s: -s.seconds)
+        with ProcessPoolExecutor(args.processes, initializer=torch.set_num_threads,
+                                 initargs=(1,)) as pool:  # fmt: skip
+            jobs = [pool.submit(train_member, args.work, s, args.scale) for s in generation]
+            for job in as_completed(jobs):
+                job.result()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train the tiny CLIP. Its text tower is the base's text encoder; the pair is the reward.
 
-    python bench/zoo/train_clip.py --work WORK --bpe-table bpe_simple_vocab_16e6.txt.gz --minutes 6
+python bench/zoo/train_clip.py --work WORK --bpe-table bpe_simple_vocab_16e6.txt.gz --minutes 6
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def main() -> None:
         optimizer.step()
         if step % 100 == 0:
             right = (logits.argmax(1) == target).float().mean()
-            print(f"{time.time() - start:6.0f}s step {step} loss {loss:.3f} {right:.2f}", flush=True)
+            print(
+                f"{time.time() - start:4.0f}s step {step} loss {loss:.3f} {right:.2f}", flush=True
+            )
         if time.time() - last > 90:
             model.save_pretrained(args.work / "clip-partial")
             last = time.time()

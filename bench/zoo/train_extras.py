@@ -1,6 +1,6 @@
 """Train two LoRAs and two textual-inversion embeddings: one of each on the base and on a fine-tune.
 
-    python bench/zoo/train_extras.py --work WORK --seconds 90
+python bench/zoo/train_extras.py --work WORK --seconds 90
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def train_lora(work: Path, extra: Extra, seconds: float) -> None:
     text_parts = {}
     if extra.naming == "kohya":
         text_parts = adapters(text_encoder, TEXT_TARGETS)
-    captions = Captions(work, text_encoder, cached=not text_parts)
+    captions = Captions(work, text_encoder, None if text_parts else work / "states.npy")
 
     def words(scene: Scene, rng: np.random.Generator) -> str:
         if "style" in extra.means:
@@ -133,7 +133,7 @@ class Inverted(Captions):
 
     def __init__(self, work: Path, text_encoder, template: list[str], vectors) -> None:
         # The placeholder is a run of a byte token that no caption has.
-        super().__init__(work, text_encoder, cached=False)
+        super().__init__(work, text_encoder, None)
         self.vectors = vectors
         self.placeholder = self.tokenizer.convert_tokens_to_ids("~</w>")
         self.row = {text: i for i, text in enumerate(["", *template])}

@@ -1,6 +1,6 @@
 """Train the base's UNet on the four base styles, in two processes of one thread each.
 
-    python bench/zoo/train_unet.py --work WORK --minutes 45
+python bench/zoo/train_unet.py --work WORK --minutes 45
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def worker(rank: int, args: argparse.Namespace) -> None:
             parameter.data.copy_(mean)
         model.save_pretrained(args.work / name)
 
-    captions = Captions(args.work, text_encoder, cached=True)
+    captions = Captions(args.work, text_encoder, args.work / "states.npy")
     run = Run(args.minutes, args.learning_rate, ema=0.998, compiled=True)
     data = (x[keep], index[keep])
     means, _ = train(
@@ -71,6 +71,7 @@ def main() -> None:
     tower = text_tower(CLIPModel.from_pretrained(args.work / "clip"))
     tower.save_pretrained(args.work / "text_encoder")
     latents(args.work)
+    Captions(args.work, tower, args.work / "states.npy")
     (args.work / "rendezvous").unlink(missing_ok=True)
     torch.multiprocessing.spawn(worker, (args,), nprocs=args.processes)
 

@@ -1,6 +1,6 @@
 """Train the VAE: 32x32 pictures to 8x8x4 latents and back.
 
-    python bench/zoo/train_vae.py --work WORK --minutes 18
+python bench/zoo/train_vae.py --work WORK --minutes 18
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def test_a_float64_reference_to_one_rounding(
     out=st.sampled_from(sorted(TORCH)),
     weights=st.lists(st.integers(-20, 40).map(lambda n: n / 20), min_size=27, max_size=27),
 )
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 def test_block_weights(a: str, b: str, out: str, weights: list[float]) -> None:
     layout, profile = get_layout("zoo"), get_profile("autombw")
     keys = [key for key, spec in layout.specs.items() if spec.cell.component == "unet"]

@@ -187,7 +187,7 @@ def test_nothing_to_write(save: Save, model: Model) -> None:
 
 @pytest.mark.parametrize("name", ["a.safetensors", "link.safetensors"])
 def test_the_output_is_an_input(save: Save, tmp_path: Path, name: str) -> None:
-    a, b = save("a"), save("b", seed=1)
+    a, _ = save("a"), save("b", seed=1)
     (tmp_path / "link.safetensors").symlink_to(a)
     content = a.read_bytes()
     recipe = make_recipe("mean(a, b)", {"a": "a.safetensors", "b": "b.safetensors"})

@@ -126,10 +126,11 @@ def test_later_functions_are_kept() -> None:
 
 def test_public_names() -> None:
     assert stockpot.recipes.__all__ == [
-        "DTYPES", "FUNCTIONS", "MIX_KEYS", "POOL", "RESERVED", "STATUSES", "Call", "Expr", "Fold", "Function",
-        "Items", "MissingModelError", "Name", "Number", "Origin", "PoolEntry", "Recipe",
-        "Save", "TableRow",
-        "Text", "add_difference", "blocks", "call", "canonical", "fold", "glob", "lerp", "linear",
-        "make_recipe", "mean", "model", "parse_expression", "parse_recipe", "print_expression",
-        "read_recipe", "search", "weighted_sum",
+        "DTYPES", "FUNCTIONS", "MIX_KEYS", "POOL", "RESERVED", "STATUSES", "Call", "Difference",
+        "Expr", "Finding", "Fold", "Function", "Items", "MissingModelError", "Name", "Number",
+        "Origin", "PoolEntry", "Recipe", "Save", "TableRow", "Text", "add_difference", "blocks",
+        "call", "canonical", "compare_folds", "draw_graph", "draw_shares", "export_recipe",
+        "fold", "glob", "lerp", "likely_layout", "linear", "lint", "make_recipe", "mean", "model",
+        "models_below", "parse_expression", "parse_recipe", "print_expression", "read_recipe",
+        "search", "weighted_sum",
     ]  # fmt: skip

@@ -14,7 +14,7 @@ DEFAULT_MEMORY = 1 << 30
 """Ceiling where nobody names one, in bytes."""
 
 _FIXED_BYTES = 48 << 20  # headers, hash states, the check's buffers, thread stacks
-_TABLE_BYTES = 1500  # what header, plan and hashes keep of one tensor of one model
+_TABLE_BYTES = 1000  # what header, plan and hashes keep of one tensor of one model
 _TORCH_BYTES = 72  # temporaries of the torch kernel, an element: nine doubles
 _MOST_ELEMENTS = 1 << 18  # more gains no speed and leaves the caches
 _FEWEST_ELEMENTS = 1 << 10

@@ -24,7 +24,7 @@ from stockpot.engine.plan import Plan, make_plan
 from stockpot.engine.provenance import component_hashes, describe, stand_in
 from stockpot.engine.running import Digests, Meter, ProgressCallback, run_plan
 from stockpot.errors import CheckpointError, PreflightError, Problem
-from stockpot.recipes import Recipe
+from stockpot.recipes import Recipe, models_below
 
 __all__ = ["MergeResult", "Settings", "merge", "merge_in_memory", "open_pool"]
 
@@ -98,9 +98,13 @@ def open_pool(recipe: Recipe, folder: str | os.PathLike[str] = ".") -> Iterator[
         PreflightError: Files that cannot be opened, all of them at once.
     """
     problems = []
+    read = models_below(recipe)
     with ExitStack() as stack:
         sources: dict[str, Source] = {}
         for name, entry in recipe.pool.items():
+            # What is rejected is listed only; folding refuses a mix that reads it.
+            if entry.status == "rejected" or (entry.is_hole and name not in read):
+                continue
             if entry.is_hole:
                 problems.append(
                     Problem("hole", f"nobody knows which file this is ({entry.unknown})",

@@ -21,12 +21,17 @@ from .building import (
 from .canonical import canonical
 from .document import DTYPES, MIX_KEYS, STATUSES, Origin, PoolEntry, Recipe, Save, make_recipe
 from .errors import MissingModelError
+from .exporters import export_recipe
 from .expressions import Call, Expr, Items, Name, Number, Text
-from .folding import Fold, TableRow, fold
+from .folding import Difference, Fold, TableRow, compare_folds, fold
 from .functions import FUNCTIONS, RESERVED, Function
 from .grammar import parse_expression
+from .guessing import likely_layout
+from .linting import Finding, lint
+from .pictures import draw_graph, draw_shares
 from .printing import print_expression
 from .reading import parse_recipe, read_recipe
+from .renaming import models_below
 
 __all__ = [
     "DTYPES",
@@ -36,7 +41,9 @@ __all__ = [
     "RESERVED",
     "STATUSES",
     "Call",
+    "Difference",
     "Expr",
+    "Finding",
     "Fold",
     "Function",
     "Items",
@@ -53,13 +60,20 @@ __all__ = [
     "blocks",
     "call",
     "canonical",
+    "compare_folds",
+    "draw_graph",
+    "draw_shares",
+    "export_recipe",
     "fold",
     "glob",
     "lerp",
+    "likely_layout",
     "linear",
+    "lint",
     "make_recipe",
     "mean",
     "model",
+    "models_below",
     "parse_expression",
     "parse_recipe",
     "print_expression",

@@ -24,7 +24,7 @@ from .numbers import number_text
 from .rules import Program
 from .values import Arithmetic, Fill, Leaf, Scalar, at, is_zero
 
-__all__ = ["Fold", "TableRow", "fold"]
+__all__ = ["Difference", "Fold", "TableRow", "compare_folds", "fold"]
 
 _ONE = Fraction(1)
 _Row = Mapping[str, Fraction]
@@ -374,7 +374,7 @@ def _warnings(fold: Fold, evaluation: Evaluation) -> list[Problem]:
         found.append(Problem("self-difference", "a model is subtracted from itself", "mix",
                              "the difference is zero everywhere"))  # fmt: skip
     for name in fold.recipe.pool:
-        if name not in fold.models:
+        if name not in fold.models and fold.recipe.pool[name].status != "rejected":
             found.append(
                 Problem(
                     "unused-model",
@@ -389,3 +389,59 @@ def _warnings(fold: Fold, evaluation: Evaluation) -> list[Problem]:
                 Problem("unused-let", "no expression reads it", f"let.{name}", "remove it")
             )
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where two tables differ.
+
+    Attributes:
+        label: First and last cell of a run.
+        model: Its name in the first recipe, or in the second where the first lacks it.
+        first: Its share in the one.
+        second: Its share in the other.
+    """
+
+    label: str
+    model: str
+    first: Fraction
+    second: Fraction
+
+
+def compare_folds(first: Fold, second: Fold) -> list[Difference]:
+    """List where two recipes differ: empty exactly where `Fold.same` holds.
+
+    Args:
+        first: A fold.
+        second: Another, over the same layout.
+
+    Example:
+        >>> from stockpot.layouts import get_layout
+        >>> from stockpot.recipes import fold, make_recipe
+        >>> pool, sd1 = {"a": "a.ckpt", "b": "b.ckpt"}, get_layout("sd1")
+        >>> one = fold(make_recipe({"vae": "a"}, pool), sd1)
+        >>> other = fold(make_recipe({"vae": "lerp(a, b, 0.25)"}, pool), sd1)
+        >>> [(d.label, d.model, str(d.second - d.first)) for d in compare_folds(one, other)]
+        [('vae.encoder … vae.decoder', 'a', '-1/4'), ('vae.encoder … vae.decoder', 'b', '1/4')]
+    """
+    mine, theirs = _identities(first, second), _identities(second, first)
+    names: dict[object, str] = {}
+    for identities in (theirs, mine):
+        names |= {identity: name for name, identity in reversed(identities.items())}
+    runs: list[tuple[list[Cell], dict[object, tuple[Fraction, Fraction]]]] = []
+    cells = [*first.rows, *(cell for cell in second.rows if cell not in first.rows)]
+    for cell in cells:
+        a = _renamed(first.rows.get(cell, {}), mine)
+        b = _renamed(second.rows.get(cell, {}), theirs)
+        zero = Fraction(0)
+        found = {key: (a.get(key, zero), b.get(key, zero)) for key in (*a, *b)
+                 if a.get(key, zero) != b.get(key, zero)}  # fmt: skip
+        if runs and runs[-1][1] == found and runs[-1][0][-1].component == cell.component:
+            runs[-1][0].append(cell)
+        else:
+            runs.append(([cell], found))
+    return [
+        Difference(str(run[0]) if len(run) == 1 else f"{run[0]} … {run[-1]}", names[key], *shares)
+        for run, found in runs
+        for key, shares in found.items()
+    ]

@@ -22,6 +22,7 @@ from .functions import FUNCTIONS
 from .guessing import likely_layout
 from .importers import Imported, model_key
 from .numbers import number_text
+from .printing import abbreviate
 from .renaming import names_in, walk
 
 __all__ = ["RULES", "Finding", "lint"]
@@ -194,7 +195,9 @@ def _bases(case: _Case) -> Iterator[Finding]:
     for where, call in case.calls:
         function = FUNCTIONS.get(call.function)
         if function is not None and function.parameters[:1] == ("base",) and call.args:
-            count(call.args[0], len(call.args) - 1, where)
+            # A method over a method's result has no new deltas, so the largest call counts.
+            known = deltas.get(getattr(call.args[0], "name", ""), (0, ""))[0]
+            count(call.args[0], max(0, len(call.args) - 1 - known), where)
         elif call.function == "subtract" and not (set(names_in(call.args[0])) & results):
             count(call.args[1], 1, where)
     for name, (n, where) in deltas.items():
@@ -220,8 +223,9 @@ def _self_deltas(case: _Case) -> Iterator[Finding]:
         elif call.function == "add_difference" and len(call.args) > 2:
             same = call.args[1] if call.args[1] == call.args[2] else None
         if same is not None:
-            yield Finding("self-delta", case.at(where), f"{same!r} minus itself is zero everywhere"
-                          + (", and votes as such" if based else ""),
+            votes = ", and votes as such" if based else ""
+            yield Finding("self-delta", case.at(where),
+                          f"{abbreviate(same)} minus itself is zero everywhere{votes}",
                           "take it out, unless the vote is meant")  # fmt: skip
 
 
@@ -340,8 +344,8 @@ def _linear(function: str) -> bool:
 def _unused(case: _Case) -> Iterator[Finding]:
     """Inputs that have no effect."""
     read = case.used if case.folded is None else {*case.folded.models}
-    for name in case.recipe.pool:
-        if name not in read and "*" not in name:
+    for name, entry in case.recipe.pool.items():
+        if name not in read and "*" not in name and entry.status != "rejected":
             zero = " with a share other than 0" if name in case.used else ""
             yield Finding("unused-input", case.at(f"pool.{name}"), f"nothing reads it{zero}",
                           "remove it, or check the ratios")  # fmt: skip

@@ -198,14 +198,16 @@ def _nodes(recipe: Recipe) -> Mapping[str, tuple[str, str, list[str]]]:
             for n in read
             if n in recipe.let or n in recipe.pool
         ]
-        words = f"{root.function}(…)" if _many(root) else abbreviate(root, 80)
+        words = _words(root)
         nodes[key] = (room, words, [f"{r}.{n}" for r, n in sources])
         stack.extend(sources)
     return nodes
 
 
-def _many(root: Expr) -> bool:
-    return isinstance(root, Call) and len(root.args) > 6
+def _words(root: Expr) -> str:
+    if isinstance(root, Call) and len(root.args) > 6:
+        return f"{root.function} of {len(root.args)}"
+    return abbreviate(root, 80)
 
 
 def _columns(nodes: Mapping[str, tuple[str, str, list[str]]]) -> list[list[str]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .document import Recipe
 from .expressions import Call, Expr, Items, Name
 
-__all__ = ["names_in", "renamed", "walk"]
+__all__ = ["models_below", "names_in", "renamed", "walk"]
 
 
 def walk(root: Expr) -> list[Expr]:
@@ -68,3 +69,27 @@ def renamed(root: Expr, names: Mapping[str, str]) -> Expr:
             new = Call(node.function, tuple(done[id(arg)] for arg in node.args), options)
         done[id(node)] = new
     return done[id(root)]
+
+
+def models_below(recipe: Recipe, key: str | None = None) -> set[str]:
+    """Collect the models that a mix reads, through any number of steps.
+
+    Args:
+        recipe: Any recipe.
+        key: One key of its mix; None for all.
+
+    Example:
+        >>> from stockpot.recipes import make_recipe
+        >>> recipe = make_recipe("x", {"a": "a.ckpt", "b": "b.ckpt"}, let={"x": "2*a"})
+        >>> models_below(recipe)
+        {'a'}
+    """
+    roots = recipe.mix.values() if key is None else [recipe.mix[key]]
+    stack = [name for root in roots for name in names_in(root)]
+    found: set[str] = set()
+    while stack:
+        name = stack.pop()
+        if name not in found:
+            found.add(name)
+            stack.extend(names_in(recipe.let[name]) if name in recipe.let else ())
+    return set(recipe.pool) if "pool" in found else found & recipe.pool.keys()

@@ -206,7 +206,7 @@ VARIANTS: MappingProxyType[str, Variant] = MappingProxyType(
                 "resaved", "The same tensors in another order, with other metadata.", True, True,
                 _resaved,
             ),
-            Variant("truncated", "The last third of the file is missing.", False, False, _truncated),
+            Variant("truncated", "The last third is missing.", False, False, _truncated),
             Variant(
                 "missing-key", f"`{DROPPED_KEY}` is missing.", False, True,
                 _rewritten(_without_key),
