@@ -71,9 +71,9 @@ PUBLIC = {
     ),
     "stockpot.methods": "HAS_COMPILED_KERNEL Row RowFacts combine find_nonfinite",
     "stockpot.engine": (
-        "DEFAULT_MEMORY Chunking Digests MergeResult Plan Progress ProgressCallback Settings "
-        "TensorPlan Term make_plan merge merge_in_memory open_pool parse_size run_plan size_text "
-        "take_chunks"
+        "DEFAULT_MEMORY Chunking Digests History InputRecord MergeResult Plan Progress "
+        "ProgressCallback Settings Step TensorPlan Term make_plan merge merge_in_memory open_pool "
+        "parse_size read_history run_plan size_text take_chunks"
     ),
     "stockpot.compare": "ComponentFacts Inspection inspect_checkpoint",
     "stockpot.errors": (

@@ -50,7 +50,7 @@ def worker(rank: int, args: argparse.Namespace) -> None:
         model.save_pretrained(args.work / name)
 
     captions = Captions(args.work, text_encoder, args.work / "states.npy")
-    run = Run(args.minutes, args.learning_rate, ema=0.998, compiled=True)
+    run = Run(args.minutes, args.learning_rate, ema=args.ema, compiled=True)
     data = (x[keep], index[keep])
     means, _ = train(
         unet, list(unet.parameters()), data, corpus.random_caption, captions, run, save
@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--resume", help="start from this folder in WORK, such as unet-partial")
     args = parser.parse_args()
     tower = text_tower(CLIPModel.from_pretrained(args.work / "clip"))

@@ -194,7 +194,7 @@ def test_without_verification_nothing_is_read_back(
     def refuse(*_: object) -> None:
         raise AssertionError("read")
 
-    monkeypatch.setattr(storage, "read_at", refuse)
+    monkeypatch.setattr(storage, "DiskReader", refuse)
     sink.commit(META)
     assert names(tmp_path) == ["out.safetensors"]
 
@@ -336,6 +336,21 @@ def test_calls_that_move_few_bytes_are_continued(
     pwrite, preadv = os.pwrite, os.preadv
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:7], at))
     monkeypatch.setattr(os, "preadv", lambda fd, parts, at: preadv(fd, [parts[0][:5]], at))
+    write_and_read(tmp_path / "out")
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, None])
+def test_disks_that_cannot_be_read_past_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int | None
+) -> None:
+    real = os.open
+
+    def no_direct(path: Path, flags: int, *mode: int) -> int:
+        if error is not None and flags & os.O_DIRECT:
+            raise OSError(error, os.strerror(error))
+        return real(path, flags & ~os.O_DIRECT, *mode)
+
+    monkeypatch.setattr(os, "open", no_direct)
     write_and_read(tmp_path / "out")
 
 

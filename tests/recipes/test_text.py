@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from stockpot.recipes import (
     DTYPES,
     MIX_KEYS,
+    STATUSES,
     Call,
     Expr,
     Items,
     Name,
     Number,
+    Origin,
     PoolEntry,
     Recipe,
     Save,
@@ -115,15 +117,21 @@ pool_names = st.one_of(st.text(string.ascii_letters, min_size=1, max_size=6), te
     )
 )
 files = texts.filter(lambda t: "*" not in t)
+maybe = st.none() | texts
+entries = st.one_of(
+    st.builds(PoolEntry, files, st.none() | files),
+    st.builds(
+        PoolEntry, files, title=maybe, licence=maybe, note=maybe,
+        status=st.none() | st.sampled_from(STATUSES), sha256=st.none() | st.just("0f" * 32),
+    ),
+    st.builds(PoolEntry, st.just(""), unknown=texts, note=maybe),
+)  # fmt: skip
+origins = st.none() | st.builds(Origin, texts, st.dictionaries(pool_names, texts, max_size=2))
 
 
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
-    pool = draw(
-        st.dictionaries(
-            pool_names, st.builds(PoolEntry, files, st.none() | files), min_size=1, max_size=5
-        )
-    )
+    pool = draw(st.dictionaries(pool_names, entries, min_size=1, max_size=5))
     models = st.sampled_from([Name(n) for n in pool])
     mixes = st.recursive(
         models,
@@ -141,7 +149,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     dtype = draw(
         st.none() | dtypes | st.dictionaries(st.sampled_from(MIX_KEYS), dtypes, min_size=1)
     )
-    return Recipe(pool, mix, let, Save(draw(st.none() | texts), dtype))
+    return Recipe(pool, mix, let, Save(draw(st.none() | texts), dtype), origin=draw(origins))
 
 
 @given(recipes())

@@ -45,6 +45,16 @@ class DType:
         """
         return self.kind == "float"
 
+    @property
+    def spoken(self) -> str:
+        """What recipes and people call a float type.
+
+        Example:
+            >>> DTYPES["BF16"].spoken
+            'bf16'
+        """
+        return self.name.lower() if self.name[0] != "F" else f"fp{self.name[1:].lower()}"
+
     def __str__(self) -> str:
         return self.name
 

@@ -306,36 +306,57 @@ class FileSink(Sink):
             os.close(self._descriptor)
 
     def _check(self, header: memoryview, progress: Callable[[int], None]) -> None:
-        storage.drop_cache(self._descriptor)
-        buffer = memoryview(bytearray(header.nbytes))
-        with self._explained():
-            storage.read_at(self._descriptor, 0, buffer, str(self._partial))
-        self._compare("the header", buffer == header)
+        keys = iter([key for key in self.tensors if key in self._digests])
+        self._check_some(header, iter(()), progress)
         # One thread waits for the disk while another hashes.
         with ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="stockpot-check") as pool:
-            keys = [key for key in self.tensors if key in self._digests]
-            checks = [pool.submit(self._check_tensor, key, progress) for key in keys]
-            try:
-                for check in checks:
-                    check.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+            checks = [
+                pool.submit(self._check_some, None, keys, progress) for _ in range(_CHECK_THREADS)
+            ]
+            for check in checks:
+                check.result()
 
-    def _check_tensor(self, key: str, progress: Callable[[int], None]) -> None:
-        n_bytes = self.tensors[key].n_bytes
-        buffer = memoryview(bytearray(min(_CHUNK_BYTES, n_bytes)))
+    def _check_some(
+        self, header: memoryview | None, keys: Iterator[str], progress: Callable[[int], None]
+    ) -> None:
+        """Compare the header, if given, and tensors until another thread has taken the last."""
+        most = max(_CHUNK_BYTES, header.nbytes if header else 0)
+        with self._explained():
+            reader = storage.DiskReader(self._partial, most)
+        try:
+            if header is not None:
+                with self._explained():
+                    found = reader.read(0, header.nbytes, str(self._partial))
+                self._compare("the header", found == header)
+            while True:
+                with self._guard:
+                    key = next(keys, None)
+                if key is None:
+                    return
+                self._compare(key, self._is_as_written(reader, key, progress))
+        except BaseException:
+            with self._guard:
+                list(keys)  # nobody needs to look further
+            raise
+        finally:
+            reader.close()
+
+    def _is_as_written(
+        self, reader: storage.DiskReader, key: str, progress: Callable[[int], None]
+    ) -> bool:
         hasher = blake3()
+        n_bytes = self.tensors[key].n_bytes
         for begin in range(0, n_bytes, _CHUNK_BYTES):
-            piece = buffer[: min(_CHUNK_BYTES, n_bytes - begin)]
+            length = min(_CHUNK_BYTES, n_bytes - begin)
             with self._explained():
-                storage.read_at(
-                    self._descriptor, self._offsets[key] + begin, piece, str(self._partial)
-                )
+                piece = reader.read(self._offsets[key] + begin, length, str(self._partial))
             hasher.update(piece)
-            progress(piece.nbytes)
-        self._compare(key, hasher.hexdigest() == self._digests[key])
+            progress(length)
+        if hasher.hexdigest() != self._digests[key]:
+            return False
         with self._guard:
             self._note({"key": key, "checked": True})
+        return True
 
     def _compare(self, what: str, is_equal: bool) -> None:
         if not is_equal:

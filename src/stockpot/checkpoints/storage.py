@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import shutil
 import sys
 import threading
 from pathlib import Path
+from typing import final
 
 from stockpot.errors import OutputError, TruncatedFileError
 
 __all__ = [
+    "DiskReader",
     "can_rename_open",
     "drop_cache",
     "free_bytes",
@@ -34,6 +37,7 @@ __all__ = [
 ]
 
 _MOST_BYTES = 1 << 30
+_PAGE_BYTES = 1 << 12
 _HAS_POSITIONAL = hasattr(os, "preadv") and hasattr(os, "pwrite")
 # Without pread (Windows), the offset belongs to the descriptor: seek and read must not be parted.
 _seek_lock = threading.Lock()
@@ -94,6 +98,63 @@ def read_at(descriptor: int, offset: int, out: memoryview, name: str) -> None:
                 "bytes were promised; it was cut off or changed while it was read: get it again"
             )
         done += got
+
+
+@final
+class DiskReader:
+    """Reads a file past the system's cache where that can be done, to see what the disk holds.
+
+    It also costs less than filling the cache anew. Where it cannot be done the cache is asked to
+    forget the file, and reading goes on as usual. For one thread.
+
+    Args:
+        path: A synced file.
+        most_bytes: Longest piece that will be read.
+    """
+
+    def __init__(self, path: Path, most_bytes: int) -> None:
+        self._path = path
+        # Mapped memory begins at a page, as direct reads want it.
+        self._buffer = memoryview(mmap.mmap(-1, most_bytes + 2 * _PAGE_BYTES))
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
+        except OSError:
+            self._descriptor = open_for_reading(path)
+        drop_cache(self._descriptor)
+
+    def read(self, offset: int, n_bytes: int, name: str) -> memoryview:
+        """Read a piece.
+
+        Args:
+            offset: First byte.
+            n_bytes: How many.
+            name: The file's name, for the message.
+
+        Returns:
+            The bytes; they change with the next call.
+
+        Raises:
+            TruncatedFileError: The file ends first.
+        """
+        begin = offset // _PAGE_BYTES * _PAGE_BYTES
+        end = offset + n_bytes
+        whole = self._buffer[: -(-(end - begin) // _PAGE_BYTES) * _PAGE_BYTES]
+        wanted = self._buffer[offset - begin : end - begin]
+        try:
+            # The last page of a file may be short; all that is wanted must come at once.
+            if _HAS_POSITIONAL and os.preadv(self._descriptor, [whole], begin) >= end - begin:
+                return wanted
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        os.close(self._descriptor)
+        self._descriptor = open_for_reading(self._path)
+        read_at(self._descriptor, offset, wanted, name)
+        return wanted
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
 
 
 def write_at(descriptor: int, offset: int, data: memoryview) -> None:

@@ -260,7 +260,7 @@ def _done(result: DemoResult) -> Facts:
         ("Soup", f"{result.soup.name}, {merged.n_bytes:,} bytes, {len(merged.plan.tensors)} keys"),
         ("Content hash", merged.content_hash or "–"),
         *((f"Hash of {name}", value) for name, value in merged.components.items()),
-        ("Notes of the merge", "; ".join(map(str, merged.plan.notes)) or "none"),
+        ("Notes of the merge", "; ".join(map(str, merged.notes)) or "none"),
         (
             "Drawn with",
             f"{how.sampler}, {how.steps} steps, CFG {how.cfg:g}, seeds from 1000, float32",

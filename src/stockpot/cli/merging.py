@@ -177,7 +177,7 @@ def _run(
         result = merge(
             recipe, output, folder=folder, dtype=dtype, settings=settings, progress=progress
         )
-    for problem in result.plan.notes:
+    for problem in result.notes:
         note(f"note: {problem}")
     _show_result(result, json_)
 
@@ -216,7 +216,7 @@ def _show_result(result: MergeResult, json_: bool) -> None:
                 "components": dict(result.components),
                 "n_bytes": result.n_bytes,
                 "elapsed_s": round(result.elapsed_s, 3),
-                "notes": [str(problem) for problem in result.plan.notes],
+                "notes": [str(problem) for problem in result.notes],
             }
         )
         return

@@ -21,7 +21,14 @@ from stockpot.checkpoints import (
 )
 from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, size_text, take_chunks
 from stockpot.engine.plan import Plan, make_plan
-from stockpot.engine.provenance import component_hashes, describe, stand_in
+from stockpot.engine.provenance import (
+    component_hashes,
+    describe,
+    hash_the_rest,
+    stand_in,
+    trace,
+    untold,
+)
 from stockpot.engine.running import Digests, Meter, ProgressCallback, run_plan
 from stockpot.errors import CheckpointError, PreflightError, Problem
 from stockpot.recipes import Recipe, models_below
@@ -72,6 +79,7 @@ class MergeResult:
         n_bytes: Size of the file.
         elapsed_s: Seconds from the plan to the final name.
         chunking: How the work was cut.
+        notes: What deserves to be known and is no error.
     """
 
     path: Path
@@ -81,6 +89,7 @@ class MergeResult:
     n_bytes: int
     elapsed_s: float
     chunking: Chunking
+    notes: tuple[Problem, ...] = ()
 
 
 @contextmanager
@@ -175,7 +184,8 @@ def merge(
     path = Path(output)
     plan = make_plan(recipe, sources, dtype)
     chunking = _chunking(plan, settings)
-    metadata = stand_in(plan, settings.hashes)
+    ancestry = trace(plan)
+    metadata = stand_in(plan, ancestry, settings.hashes)
     n_bytes = file_bytes(plan.infos, metadata)
     _check_output(plan, path, n_bytes)
     sink = FileSink(
@@ -196,8 +206,11 @@ def merge(
             compiled=_compiled(settings),
             progress=progress,
         )
+        if settings.hashes:
+            hash_the_rest(plan, ancestry, digests)
+        metadata = describe(plan, ancestry, digests)
         check = Meter("checking", plan.written_bytes, progress)
-        sink.commit(describe(plan, digests), check.add)
+        sink.commit(metadata, check.add)
     except BaseException:
         sink.abort()
         raise
@@ -209,6 +222,7 @@ def merge(
         n_bytes,
         time.monotonic() - start,
         chunking,
+        (*plan.notes, *ancestry.notes, *untold(plan, ancestry, metadata)),
     )
 
 
@@ -248,7 +262,10 @@ def merge_in_memory(
         compiled=_compiled(settings),
         progress=progress,
     )
-    sink.commit(describe(plan, digests))
+    ancestry = trace(plan)
+    if settings.hashes:
+        hash_the_rest(plan, ancestry, digests)
+    sink.commit(describe(plan, ancestry, digests))
     return sink.source("merge")
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal
 
 from stockpot.checkpoints import DTYPES, DType, Source, TensorInfo, get_dtype, in_file_order
 from stockpot.errors import PreflightError, Problem
 from stockpot.layouts import Cell, Detection, KeySpec, Layout, counter_values, detect, get_layout
-from stockpot.recipes import MIX_KEYS, Fold, MissingModelError, Recipe, fold
+from stockpot.recipes import MIX_KEYS, Fold, MissingModelError, Recipe, Save, fold
 
 __all__ = ["Plan", "TensorPlan", "Term", "make_plan"]
 
@@ -138,6 +138,14 @@ def make_plan(
         name: detect({key: info.shape for key, info in source.tensors.items()})
         for name, source in sources.items()
     }
+    if dtype is not None:
+        # What decides the bytes belongs to the recipe that the output will carry.
+        spoken = (
+            get_dtype(dtype).spoken
+            if isinstance(dtype, str)
+            else {name: get_dtype(kind).spoken for name, kind in dtype.items()}
+        )
+        recipe = replace(recipe, save=Save(recipe.save.file, spoken))
     layout = _common_layout(detections)
     folded = fold(recipe, layout)
     absent = [
@@ -152,7 +160,7 @@ def make_plan(
     if read and layout.name not in {found.layout.name for found in read.values()}:
         layout = _common_layout(read)
         folded = fold(recipe, layout)
-    planner = _Planner(layout, folded, sources, detections, dtype or recipe.save.dtype)
+    planner = _Planner(layout, folded, sources, detections, recipe.save.dtype)
     return planner.plan()
 
 

@@ -82,6 +82,11 @@ class Expr:
 
         return f"<{abbreviate(self)}>"
 
+    def __str__(self) -> str:
+        from .printing import print_expression
+
+        return print_expression(self)
+
     def __add__(self, other: Operand) -> Expr:
         return operate("add", self, as_expression(other))
 

@@ -12,8 +12,9 @@ from fractions import Fraction
 
 from .document import Recipe
 from .errors import one_problem
-from .expressions import Call, Expr
+from .expressions import Call, Expr, Name
 from .folding import Fold
+from .functions import FUNCTIONS
 from .numbers import number_text
 from .printing import abbreviate
 from .renaming import names_in
@@ -22,6 +23,7 @@ __all__ = ["MAX_DRAWN", "draw_graph", "draw_shares", "escape"]
 
 #: Most models, rows or steps in one picture.
 MAX_DRAWN = 2_000
+_MINOR = ("ema", "other", "unknown")
 _FONT = "font-family='DejaVu Sans, Verdana, sans-serif' font-size='11'"
 _NODE_WIDTH, _NODE_HEIGHT, _STEP_X, _STEP_Y = 190, 34, 260, 46
 _FILLS = {"pool": "#e8eef7", "hole": "#fbe3e0", "let": "#f5f1e3", "mix": "#e2f0e4"}
@@ -63,9 +65,11 @@ def draw_shares(folded: Fold, title: str = "") -> str:
         >>> from stockpot.recipes import fold, make_recipe
         >>> recipe = make_recipe("lerp(a, b, 0.25)", {"a": "a.ckpt", "b": "b.ckpt"})
         >>> draw_shares(fold(recipe, get_layout("sd1"))).count("<rect")
-        13
+        7
     """
-    rows, models = folded.table(), folded.models
+    table, models = folded.table(), folded.models
+    # EMA copies, schedules and unknown keys follow the rest and would only lengthen the picture.
+    rows = [row for row in table if row.cells[0].component not in _MINOR] or table
     if len(models) > MAX_DRAWN:
         raise one_problem("too-large", f"a picture may have {MAX_DRAWN} models, but this has "
                           f"{len(models)}", remedy="use --json")  # fmt: skip
@@ -207,6 +211,10 @@ def _nodes(recipe: Recipe) -> Mapping[str, tuple[str, str, list[str]]]:
 def _words(root: Expr) -> str:
     if isinstance(root, Call) and len(root.args) > 6:
         return f"{root.function} of {len(root.args)}"
+    if isinstance(root, Call) and root.function in FUNCTIONS:
+        # The lines say which models; what they do not say is how much of each.
+        said = [abbreviate(arg, 20) for arg in root.args if not isinstance(arg, Name)]
+        return " ".join([root.function, *said])
     return abbreviate(root, 80)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 
@@ -55,7 +55,8 @@ class ClipReward(Scorer):
         from stockpot.zoo import zoo_path
 
         where = zoo_path() / "clip" if folder is None else Path(folder)
-        self._model = CLIPModel.from_pretrained(where, local_files_only=True).float().eval()
+        model: Any = CLIPModel.from_pretrained(where, local_files_only=True)
+        self._model = model.float().eval()
         self._tokenizer = CLIPTokenizer.from_pretrained(where, local_files_only=True)
 
     def _score(self, images: Images, prompts: list[str]) -> Scores:

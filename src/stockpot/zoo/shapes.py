@@ -142,7 +142,8 @@ def _moon() -> Points:
     inner = np.linspace(2 * np.pi - inner_end, inner_end, 18)[1:-1]
     arc = np.stack([np.cos(outer), np.sin(outer)], axis=1)
     bite = np.stack([shift + cut * np.cos(inner), cut * np.sin(inner)], axis=1)
-    return np.concatenate([arc, bite]) * 1.1 + np.array([0.2, 0.0])
+    corners: Points = np.concatenate([arc, bite]) * 1.1 + np.array([0.2, 0.0])
+    return corners
 
 
 def _cross() -> Points:
@@ -207,7 +208,8 @@ def _signed_distance(points: Points, corners: Points) -> npt.NDArray[np.float64]
     spans = (y0 <= y) != (y1 <= y)
     slope = dx / np.where(dy == 0, 1.0, dy)
     inside = (spans & (away_x < away_y * slope)).sum(axis=1) % 2 == 1
-    return np.where(inside, -distance, distance)
+    signed: npt.NDArray[np.float64] = np.where(inside, -distance, distance)
+    return signed
 
 
 # ---------------------------------------------------------------- words
@@ -367,7 +369,8 @@ def render(scene: Scene, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
             fill = _blend(fill, colour * 0.15 + 255.0 * 0.85, np.broadcast_to(stripe, (n, n)))
     picture = _blend(np.broadcast_to(background, (n, n, 3)), fill, cover)
     picture = picture.reshape(IMAGE_SIZE, 2, IMAGE_SIZE, 2, 3).mean(axis=(1, 3))
-    return np.rint(np.clip(picture, 0, 255)).astype(np.uint8)
+    as_bytes: npt.NDArray[np.uint8] = np.rint(np.clip(picture, 0, 255)).astype(np.uint8)
+    return as_bytes
 
 
 def _soft(depth: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

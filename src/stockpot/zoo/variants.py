@@ -174,15 +174,16 @@ def _to_bf16(fp16: bytes) -> bytes:
     """Round finite fp16 values to bf16, ties to even. The detour by fp32 is exact."""
     bits = np.frombuffer(fp16, dtype="<f2").astype("<f4").view("<u4")
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return rounded.astype("<u2").tobytes()
+    return bytes(rounded.astype("<u2").tobytes())
 
 
 def _float_position_ids(tensors: _Tensors) -> _Tensors:
-    # What an average of 0.95 and 0.05 leaves in fp16: ids that are no whole numbers any more.
-    ids = np.frombuffer(tensors[POSITION_IDS].data, dtype="<i8").astype(np.float16)
-    mixed = np.float16(0.95) * ids + np.float16(0.05) * ids
+    # What a weighted sum of 0.95 and 0.05 leaves in fp32: some ids fall just short of a whole
+    # number, and a cast back to integers then takes the one below.
+    ids = np.frombuffer(tensors[POSITION_IDS].data, dtype="<i8").astype("<f4")
+    mixed = ids * np.float32(0.95) + ids * np.float32(0.05)
     shape = tensors[POSITION_IDS].shape
-    return tensors | {POSITION_IDS: _Tensor("F16", shape, mixed.astype("<f2").tobytes())}
+    return tensors | {POSITION_IDS: _Tensor("F32", shape, mixed.tobytes())}
 
 
 def _nai_names(tensors: _Tensors) -> _Tensors:
@@ -215,7 +216,7 @@ VARIANTS: MappingProxyType[str, Variant] = MappingProxyType(
             Variant("fp32", "All fp16 tensors as fp32; exact.", False, True, _rewritten(_fp32)),
             Variant("bf16", "All fp16 tensors rounded to bf16.", False, True, _rewritten(_bf16)),
             Variant(
-                "float-position-ids", "Position ids averaged as fp16 numbers by a careless merge.",
+                "float-position-ids", "Position ids averaged as fp32 numbers by a careless merge.",
                 False, True, _rewritten(_float_position_ids),
             ),
             Variant(

@@ -113,6 +113,8 @@ class _Ancestry:
                                 f"{len(models)}")  # fmt: skip
         self.names: dict[str, Name] = {}
         self.read: set[str] = set()
+        # Short hashes and names of files, as supermerger may call its parents.
+        self.known: dict[str, str] = {}
 
     def recipe(self, top: dict[str, Any], other: dict[str, Any], has_models: bool) -> Imported:
         builder = self.builder
@@ -128,6 +130,8 @@ class _Ancestry:
             else:
                 sha256 = digest.lower() if _SHA256.fullmatch(digest) else None
                 self.names[digest] = builder.model(digest, wish, sha256=sha256)
+            for short in (short_name(wish), digest[:10]):
+                self.known.setdefault(short, digest)
             record = {"sha256": digest, **entry}
             builder.records[self.names[digest].name] = _dump(record)
         for digest, entry in self.models.items():
@@ -220,21 +224,14 @@ class _Ancestry:
 
     def _any_parent(self, value: object, role: str, name: str) -> Name:
         """A parent as supermerger names it: by hash, or by the name of its file."""
-        if isinstance(value, str) and value and value not in self.names:
+        known = isinstance(value, str) and (value in self.names or _SHA256.fullmatch(value))
+        if isinstance(value, str) and value and not known:
             short = re.sub(r"\s*\[[0-9a-f]{6,}\]$", "", value)
-            for digest, entry in self.models.items():
-                title = entry.get("name")
-                if (
-                    digest.startswith(value.lower())
-                    and len(value) >= 8
-                    or (isinstance(title, str) and short_name(title) == short_name(short))
-                ):
-                    value = digest
-                    break
-            else:
-                if not _SHA256.fullmatch(value):
-                    self.builder.n_edges += 1
-                    return self.builder.model(f"name {short}", short)
+            found = self.known.get(value.lower()[:10]) or self.known.get(short_name(short))
+            if found is None:
+                self.builder.n_edges += 1
+                return self.builder.model(f"name {short}", short)
+            value = found
         return self.parent({f"{role}_model_hash": value}, role, name)
 
 

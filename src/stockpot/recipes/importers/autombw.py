@@ -27,6 +27,7 @@ __all__ = [
 _FIELD = re.compile(r"(modelA|modelB|modelO)=(.*)")
 _N_WEIGHTS = 27
 _MAX_ROWS = 100_000
+_MAX_HEAD = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,9 @@ def best_row(text: str, source: str = "<table>") -> Search:
     """
     columns = [str(i) for i in range(_N_WEIGHTS)]
     best: tuple[float, list[str], int] | None = None
+    if len(text.split("\n", 1)[0]) > _MAX_HEAD:
+        raise one_problem("too-large", f"the head of a table may have {_MAX_HEAD} characters",
+                          source)  # fmt: skip
     n_rows = n_best = 0
     try:
         reader = csv.DictReader(text.splitlines())

@@ -47,12 +47,13 @@ def import_listing(text: str, source: str = "<list>") -> Imported:
     builder = Builder(source, "list")
     if len(lines) > MAX_STEPS:
         builder.refuse("too-large", f"a list may have {MAX_STEPS} files, but this has {len(lines)}")
-    names = []
+    names, seen = [], set[str]()
     for number, line in enumerate(lines, start=1):
         names.append(builder.model(line, line))
-        if lines.index(line) != number - 1:
+        if line in seen:
             builder.note("duplicate-file", f"{line[:100]!r} stands in the list before, and counts "
                          "again", f"entry {number}", "remove one")  # fmt: skip
+        seen.add(line)
     builder.n_steps, builder.n_edges = 1, len(names)
     models = tuple(names) if len(names) <= 200 else (Items(tuple(names)),)
     return builder.finish({"model": Call("mean", models)})

@@ -23,14 +23,15 @@ DIALECTS = {
     "b": "2404 to 2502: models with architecture and kind",
     "c": "from 2506: a version line",
 }
-_MAX_TOKENS = 200_000
+_MAX_TOKENS = 50_000
 _START = re.compile(r'(version [0-9]|(model|lora|dict|call|merge|parameter|literal) ["\w&])')
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<key>[A-Za-z_]\w*)=)?(?:
+    r"""\s*(?:(?P<key>[^\W\d]\w*)=)?(?:
         "(?P<text>(?:[^"\\]|\\.)*)" | &(?P<line>[0-9]{1,9}) | (?P<word>[^\s"&=]+)
     )(?=\s|$)""",
     re.VERBOSE | re.DOTALL,
 )
+_WORDS = ("model", "lora", "dict", "call", "merge", "parameter", "literal")
 _LAYOUTS = {"sdxl": "sdxl", "sd1": "sd1", "sd2": "sd2"}
 
 
@@ -128,8 +129,9 @@ def _dialect(lines: list[_Line]) -> str:
 
 def _node(builder: Builder, line: _Line, nodes: list[Node], dialect: str, *, last: bool) -> Node:
     where = f"line {line.number}"
-    if line.word == "version":
-        builder.refuse("syntax", "the version stands on the first line only", where)
+    if line.word not in _WORDS:
+        builder.refuse("syntax", f"a line starts with {', '.join(_WORDS)}, but got "
+                       f"{line.word[:40]!r}", where)  # fmt: skip
     if line.word in ("model", "lora"):
         return _model(builder, line)
     arguments = [_argument(builder, token, nodes, where) for token in line.tokens]
@@ -156,8 +158,7 @@ def _node(builder: Builder, line: _Line, nodes: list[Node], dialect: str, *, las
             builder, positional[0], positional[1:], options, dialect, where,
             "" if last else f"step {len(nodes)}",
         )  # fmt: skip
-    builder.refuse("syntax", f"a line starts with model, merge, call or dict, but got "
-                   f"{line.word[:40]!r}", where)  # fmt: skip
+    builder.refuse("syntax", f"`{line.word}` needs something in quotes after it", where)
 
 
 def _model(builder: Builder, line: _Line) -> Node:

@@ -108,6 +108,8 @@ class _Step:
     def rest(self) -> tuple[tuple[str, Expr], ...]:
         """Options that no rule asked for, word for word."""
         left = list(self.options.items())
+        if any(isinstance(value, Node) and value.expression is not None for _, value in left):
+            raise _NotSaid("a model stands where a number belongs")
         left += [(f"arg{i}", value) for i, value in enumerate(self.plain, start=1)]
         self.options, self.plain = {}, []
         return tuple((name, _verbatim(value)) for name, value in left)
@@ -246,6 +248,8 @@ def _pick_component(step: _Step) -> Node:
     ours = _COMPONENTS.get(part) if isinstance(part, str) else None
     if ours is None:
         raise _NotSaid("its component has no name here")
+    if ours in ("te0", "te1") and step.builder.layout in ("sd1", "sd2"):
+        ours = "te"
     picked = (step.model(0), ours)
     return Node(expression=Call("pick_component", (picked[0], Text(ours))), picked=picked)
 
@@ -319,9 +323,20 @@ def apply_method(
         except _NotSaid as error:
             reason = str(error)
     builder.note("unknown-method", f"`{method[:60]}` is kept as it was written: {reason}", where)
-    kept = [_verbatim(value) for value in args]
-    named = [(n, _verbatim(v)) for n, v in options.items() if is_bare(n)]
-    kept += [Text(f"{n}={_shown(v)}") for n, v in options.items() if not is_bare(n)]
+    # A text by position reads back as the name of a model, and a model's name as an option reads
+    # back as a text: so models go by position, and all else by name.
+    kept: list[Expr] = []
+    named: list[tuple[str, Expr]] = []
+    labelled = [(f"arg{i}", value) for i, value in enumerate(args, start=1)]
+    for name, given in (*labelled, *options.items()):
+        value = _verbatim(given)
+        if isinstance(given, Node) and given.expression is not None:
+            kept.append(value)
+            if name in options:
+                named.append((name, Text(f"argument {len(kept)}")))
+        else:
+            plain = name if is_bare(name) else f"option{len(named) + 1}"
+            named.append((plain, value if plain == name else Text(f"{name}={_shown(given)}")))
     fresh = _Step(builder, method, (), {}, dialect, where, wish)
     return fresh.result(Call("foreign", (Text(f"sd-mecha: {method[:60]}"), *kept), tuple(named)))
 

@@ -11,6 +11,7 @@ from stockpot.errors import Problem
 
 from ..errors import one_problem
 from ..reading import parse_located
+from ..renaming import names_in
 from ..strict_yaml import MAX_BYTES
 from ._base import Facts, Imported
 from .a1111 import import_a1111
@@ -57,8 +58,10 @@ def _is_ours(text: str) -> bool:
 def _read_ours(text: str, source: str) -> Imported:
     recipe, places = parse_located(text, source)
     holes = sum(entry.is_hole for entry in recipe.pool.values())
-    facts = Facts("stockpot", len(recipe.pool) - holes, len(recipe.let) + len(recipe.mix),
-                  n_holes=holes, output=Path(recipe.save.file or source).stem)  # fmt: skip
+    steps = (*recipe.let.values(), *recipe.mix.values())
+    edges = sum(len(names_in(step)) for step in steps)
+    facts = Facts("stockpot", len(recipe.pool) - holes, len(steps), edges, holes,
+                  output=Path(recipe.save.file or source).stem)  # fmt: skip
     return Imported(recipe, facts, places=places)
 
 

@@ -1,0 +1,155 @@
+"""What the commands about recipes share: reading any format, and finding the layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stockpot.cli.output import note
+from stockpot.errors import Problem, RecipeError
+
+if TYPE_CHECKING:
+    from stockpot.layouts import Layout
+    from stockpot.recipes import Fold, Recipe
+    from stockpot.recipes.importers import Imported
+
+__all__ = ["find_layout", "fold_any", "read_any", "uses_of", "write_text"]
+
+
+def read_any(path: Path, make: str | None = None) -> Imported:
+    """Read a recipe of any format, the one inside a checkpoint, or those of a folder.
+
+    Args:
+        path: What the user named.
+        make: For a folder: which of the results to make.
+
+    Returns:
+        The recipe; what it was read as is said on stderr, unless it is Stockpot's own.
+    """
+    from stockpot.recipes.importers import import_file, import_folder
+
+    if path.is_dir():
+        imported = import_folder(path, make)
+    elif path.suffix.lower() == ".safetensors":
+        imported = _inside(path)
+    else:
+        imported = import_file(path)
+    if imported.facts.dialect != "stockpot":
+        note(f"{path}: read as {imported.facts}")
+    return imported
+
+
+def _inside(path: Path) -> Imported:
+    from stockpot.checkpoints import open_checkpoint
+    from stockpot.recipes.importers import import_metadata, import_text
+
+    with open_checkpoint(path) as source:
+        metadata = dict(source.metadata)
+    if "stockpot.recipe" in metadata:
+        return import_text(metadata["stockpot.recipe"], f"{path}: stockpot.recipe")
+    return import_metadata(metadata, str(path))
+
+
+def find_layout(imported: Imported, folder: Path, name: str | None, *, strict: bool) -> Layout:
+    """Find the architecture: named, or of the pool's files, or what the recipe tells.
+
+    Args:
+        imported: The recipe.
+        folder: Where its paths start.
+        name: What the user said.
+        strict: Whether to refuse where nothing tells it; else it is taken to be ``sd1``, and said.
+    """
+    from stockpot.checkpoints import open_checkpoint
+    from stockpot.errors import CheckpointError
+    from stockpot.layouts import detect, get_layout
+    from stockpot.recipes import likely_layout
+
+    if name:
+        return get_layout(name)
+    for entry in imported.recipe.pool.values():
+        path = folder / entry.file
+        if not entry.is_hole and path.exists():
+            try:
+                with open_checkpoint(path) as source:
+                    return detect({k: info.shape for k, info in source.tensors.items()}).layout
+            except CheckpointError as error:
+                note(f"note: {error}")
+    told = imported.facts.layout or likely_layout(imported.recipe)
+    if told:
+        return get_layout(told)
+    if strict:
+        raise RecipeError(
+            [
+                Problem(
+                    "no-layout",
+                    "blocks depend on the architecture, and no file of the pool is there to tell "
+                    "it",
+                    str(folder),
+                    "name it with --layout sd1, sd2 or sdxl",
+                )
+            ]
+        )
+    note("note: nothing tells the architecture, so blocks are called as in sd1; see --layout")
+    return get_layout("sd1")
+
+
+def fold_any(path: Path, layout: str | None, *, strict: bool = False) -> tuple[Imported, Fold]:
+    """Read a recipe of any format, and fold it.
+
+    Args:
+        path: What the user named.
+        layout: What the user said of the architecture.
+        strict: As for `find_layout`.
+    """
+    from dataclasses import replace
+
+    from stockpot.recipes import fold
+
+    imported = read_any(path)
+    folder = path if path.is_dir() else path.parent
+    recipe = imported.recipe.resolve_pool(folder, absolute=True)
+    imported = replace(imported, recipe=recipe)
+    return imported, fold(recipe, find_layout(imported, folder, layout, strict=strict))
+
+
+def write_text(path: Path, text: str, overwrite: bool) -> None:
+    """Write a text file, whole or not at all, and never over another unasked.
+
+    Args:
+        path: Where to.
+        text: What.
+        overwrite: Whether an existing file may be replaced.
+    """
+    import os
+
+    from stockpot.errors import OutputError, OutputExistsError
+
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path} is there already; use another name, or --overwrite")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def uses_of(recipe: Recipe, folded: Fold | None) -> dict[str, tuple[bool, bool]]:
+    """Say of each model whether the UNet and whether a text encoder of it is used.
+
+    Args:
+        recipe: Any recipe.
+        folded: Its table; without one, what the expressions read counts as used.
+    """
+    from stockpot.recipes import models_below
+
+    found = {}
+    for name in recipe.pool:
+        if folded is not None:
+            parts = {cell.component for cell, row in folded.rows.items() if name in row}
+        else:
+            parts = {key for key in recipe.mix if name in models_below(recipe, key)}
+            parts |= {"unet", "te"} if "model" in parts else set()
+        found[name] = ("unet" in parts, any(part.startswith("te") for part in parts))
+    return found
