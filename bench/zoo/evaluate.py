@@ -8,10 +8,12 @@ Every model draws the same prompts from the same noise: 20 steps of DPM++ 2M at 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from stockpot.scores import AttributeJudge, ClipReward
-from stockpot.zoo import Member, family, member, zoo_path
+from stockpot.zoo import Member, extras, family, member, zoo_path
 from stockpot.zoo.shapes import ATTRIBUTES, EXTRA_STYLE, Scene, all_scenes, caption
 
 STEPS, GUIDANCE, BATCH = 20, 5.0, 32
@@ -211,6 +213,7 @@ def main() -> None:
                 flush=True,
             )
     facts = planted_facts(scores, results, parents, scenes)
+    facts["extras"] = extras_facts(judge, args.n_striped)
     args.figures.write_text(
         json.dumps(
             {"n": n, "steps": STEPS, "guidance": GUIDANCE, "models": results, "facts": facts},
@@ -220,6 +223,7 @@ def main() -> None:
         "utf-8",
     )
     print(json.dumps(facts, indent=1))
+    print(table(results))
     sheet = np.concatenate([np.concatenate(list(r), axis=1) for r in rows.values()])
     picture = Image.fromarray(sheet)
     picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(
@@ -227,6 +231,61 @@ def main() -> None:
     )
     print("rows:", ", ".join(rows))
     print("columns:", "; ".join(prompts[:24]))
+
+
+def extras_facts(judge: AttributeJudge, n: int) -> dict[str, object]:
+    """How often each LoRA or embedding brings what it stands for, and how often without it."""
+    torch.set_num_threads(2)
+    facts: dict[str, object] = {}
+    for extra in extras():
+        host = member(extra.trained_on)
+        vae = None if host.has_vae else member("base").path
+        pipeline = open_pipeline(host.path, vae)
+        scenes = prompts_for(n, seed=9)
+        styles = [extra.means.get("style", s.style) for s in scenes]
+        asked = [dataclasses.replace(s, **{**extra.means, "style": style})
+                 for s, style in zip(scenes, styles, strict=True)]  # fmt: skip
+        if extra.kind == "lora":
+            omit = set(extra.means) - {"style"}
+            prompts = [caption(s, omit=omit) for s in asked]
+            without = draw(pipeline, prompts, seed=2)
+            pipeline.load_lora_weights(str(extra.path.parent), weight_name=extra.path.name)
+        else:
+            plain = [f"{s.style} art, a {s.size} {{}} on {s.background} background" for s in asked]
+            without = draw(pipeline, [text.format("object") for text in plain], seed=2)
+            pipeline.load_textual_inversion(str(extra.path), token=extra.token)
+            prompts = [
+                pipeline.maybe_convert_prompt(text.format(extra.token), pipeline.tokenizer)
+                for text in plain
+            ]
+        drawn = draw(pipeline, prompts, seed=2)
+        full = [caption(s) for s in asked]
+        facts[extra.name] = {
+            attribute: {
+                state: round(float(judge.judge(pictures, full)[attribute]["right"].mean()), 4)
+                for state, pictures in (("without", without), ("with", drawn))
+            }
+            for attribute in extra.means
+        }
+    return facts
+
+
+def table(results: dict[str, dict[str, object]]) -> str:
+    """The figures as a Markdown table for the README."""
+    lines = ["| model | mean log p | all five right | style | size | colour | shape | background "
+             "| log p on own subset | outside | stripes | CLIP reward | UNet moved | TE moved |",
+             "|---|" + "---:|" * 13]  # fmt: skip
+    for name, result in results.items():
+        whole: Any = result["all"]
+        own: Any = result["own_subset"] or {"log_probability": "–"}
+        outside: Any = result["outside"] or {"log_probability": "–"}
+        moved: Any = result.get("distance_from_base", {"unet": None, "te": None})
+        percent = [f"{moved[c]:.2%}" if moved[c] is not None else "–" for c in ("unet", "te")]
+        cells = [name, whole["log_probability"], whole["all_right"], *whole["accuracy"].values(),
+                 own["log_probability"], outside["log_probability"],
+                 result.get("draws_stripes", "–"), result["clip_reward"], *percent]  # fmt: skip
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines)
 
 
 def planted_facts(

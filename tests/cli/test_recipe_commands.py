@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from stockpot.cli.main import app
@@ -97,6 +97,16 @@ def test_the_recipe_inside_a_checkpoint(folder: Path) -> None:
     save_file({"w": np.zeros(1, np.float16)}, folder / "m.safetensors", metadata)
     result = run("import", "m.safetensors")
     assert "weighted_sum(" in result.stdout and "2 unknown parents" in result.stderr
+
+
+def test_merge_reads_other_formats(folder: Path) -> None:
+    for name in "xy":
+        save_file({"w": np.full(4, ord(name), np.float16)}, folder / f"{name}.safetensors")
+    (folder / "list.txt").write_text("x.safetensors\ny.safetensors\n")
+    result = CliRunner().invoke(app, ["merge", "list.txt", "-o", "m.safetensors"])
+    assert result.exit_code == 0, result.exception
+    assert "list.txt: read as list: 2 models" in result.stderr
+    assert load_file(folder / "m.safetensors")["w"][0] == 120.5
 
 
 def test_paths_of_a_recipe_stay_in_its_folder(folder: Path) -> None:

@@ -276,7 +276,7 @@ def test_fewer_threads_where_the_budget_is_small(save: Save) -> None:
     ("dtype", "error", "message"),
     [
         ("fp17", UnknownNameError, "unknown dtype 'fp17'; did you mean 'fp1"),
-        ({"unit": "fp16"}, UnknownNameError, "unit"),
+        ({"unit": "fp16"}, RecipeError, "unknown component 'unit'; did you mean 'unet'?"),
     ],
 )
 def test_unknown_types(

@@ -115,7 +115,7 @@ class DiskReader:
     def __init__(self, path: Path, most_bytes: int) -> None:
         self._path = path
         # Mapped memory begins at a page, as direct reads want it.
-        self._buffer = memoryview(mmap.mmap(-1, most_bytes + 2 * _PAGE_BYTES))
+        self._buffer = memoryview(_pages(most_bytes + 2 * _PAGE_BYTES))
         try:
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
         except OSError:
@@ -155,6 +155,12 @@ class DiskReader:
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
+
+
+def _pages(n_bytes: int) -> mmap.mmap:
+    if sys.platform == "win32":
+        return mmap.mmap(-1, n_bytes)
+    return mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def write_at(descriptor: int, offset: int, data: memoryview) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stockpot.cli.output import note, print_fold, print_json, safe_text, shown_progress
+from stockpot.cli.recipe_files import read_any
 from stockpot.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def merge_recipe(
     json_: Json = False,
 ) -> None:
     """Merge what a recipe, or an expression over a pool, says."""
-    from stockpot.recipes import make_recipe, read_recipe
+    from stockpot.recipes import make_recipe
 
     mix = {
         component: text
@@ -114,7 +115,8 @@ def merge_recipe(
         if pool:
             raise typer.BadParameter("--pool belongs to -e; a recipe file has its own pool")
         folder = recipe_file.parent
-        recipe = read_recipe(recipe_file).resolve_pool(folder, absolute=True, outside=outside)
+        recipe = read_any(recipe_file).recipe
+        recipe = recipe.resolve_pool(folder, absolute=True, outside=outside)
     else:
         folder = Path()
         recipe = make_recipe(mix, _parsed_pool(pool or []))

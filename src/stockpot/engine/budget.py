@@ -18,6 +18,9 @@ _TABLE_BYTES = 1000  # what header, plan and hashes keep of one tensor of one mo
 _TORCH_BYTES = 72  # temporaries of the torch kernel, an element: nine doubles
 _MOST_ELEMENTS = 1 << 18  # more gains no speed and leaves the caches
 _FEWEST_ELEMENTS = 1 << 10
+# More models get shorter chunks, so that a panel stays in the caches, down to reads of this length.
+_PANEL_BYTES = 5 << 19
+_HANDY_ELEMENTS = 1 << 16
 _UNITS = {"": 1, "b": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _UNITS |= {f"{unit}b": factor for unit, factor in _UNITS.items() if unit and unit != "b"}
 _UNITS |= {f"{unit}ib": 1024.0**power for power, unit in enumerate("kmgt", 1)}
@@ -118,7 +121,8 @@ def take_chunks(
     for n_threads in range(max(1, threads), 0, -1):
         fits = free // (width * n_threads)
         if fits >= shortest:
-            elements = chunk_elements or min(fits, _MOST_ELEMENTS)
+            handy = max(_HANDY_ELEMENTS, _PANEL_BYTES // width)
+            elements = chunk_elements or min(fits, handy, _MOST_ELEMENTS)
             return Chunking(n_threads, elements, width * n_threads * elements)
     raise MemoryBudgetError(
         f"the plan needs at least {size_text(fixed + width * shortest)} for "

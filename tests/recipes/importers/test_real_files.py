@@ -9,7 +9,7 @@ import pytest
 
 from stockpot.errors import RecipeError
 from stockpot.layouts import Cell, get_layout
-from stockpot.recipes import draw_graph, draw_shares, export_recipe, fold, lint, parse_recipe
+from stockpot.recipes import Name, draw_graph, draw_shares, export_recipe, fold, lint, parse_recipe
 from stockpot.recipes.importers import best_row, import_file, import_folder, recipe_order
 
 # Models, steps, edges, unknown parents: counted by hand in the files.
@@ -134,7 +134,7 @@ def test_nothing_of_a_non_linear_call_is_lost(data: Path) -> None:
         assert part in text, part
     # The VAE of one model over the rest of another is two keys of the mix.
     assert list(recipe.mix) == ["model", "vae"]
-    assert str(recipe.mix["vae"]) == '<"1ep-AstolfoXL">'
+    assert recipe.mix["vae"] == Name("1ep-AstolfoXL")
 
 
 def test_what_lint_sees_in_real_recipes(data: Path) -> None:
