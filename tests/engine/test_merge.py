@@ -235,6 +235,17 @@ def test_what_one_model_lacks_and_nobody_needs(save: Save, model: Model) -> None
     assert kept.keys() == model("te").keys() | ema.keys()
 
 
+def test_counters_of_averages_that_differ_are_left_out(save: Save, model: Model) -> None:
+    def trained(n: int) -> dict[str, torch.Tensor]:
+        return model("te") | {"model_ema.num_updates": torch.tensor(n, dtype=torch.int32)}
+
+    a, b = save("a", trained(100)), save("b", trained(200))
+    merged, result = run("mean(a, b)", a=a, b=b)
+    assert merged.keys() == model("te").keys()
+    (note,) = [str(note) for note in result.notes if note.code == "dropped-keys"]
+    assert "model_ema.num_updates left out: they differ" in note
+
+
 def test_whole_numbers_are_filled_in_too(save: Save) -> None:
     a = save("a", {"w": torch.ones(2).half()})
     b = save("b", {"w": torch.zeros(2).half(), "n": torch.tensor([7])})

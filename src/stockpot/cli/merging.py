@@ -179,6 +179,8 @@ def _run(
         result = merge(
             recipe, output, folder=folder, dtype=dtype, settings=settings, progress=progress
         )
+    if settings.verify and not settings.hashes:
+        note("note: without hashes only the header was read back and compared")
     for problem in result.notes:
         note(f"note: {problem}")
     _show_result(result, json_)

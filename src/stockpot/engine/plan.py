@@ -413,6 +413,10 @@ class _Planner:
             contents: set[object] = set(range(2)) if len(readers) > 1 else {0}
         else:
             contents = {self.sources[name].read_bytes(holders[name]) for name in readers}
+        if len(contents) > 1 and cell.component in _EXPENDABLE:
+            # How many steps an average has seen, say: no reason to stop.
+            self.dropped["they differ, and are never averaged", tuple(readers)].append(key)
+            return None
         if len(contents) > 1:
             self.problems.append(
                 Problem(
