@@ -12,6 +12,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,20 +113,48 @@ def distances(found: Member) -> dict[str, float | None]:
     return result
 
 
-def job(arguments: tuple[str, str, str | None, str | None, bool, int, int]) -> tuple[str, dict]:
-    """Draw one candidate's pictures in a process of its own and keep them as an array."""
-    name, file, te_from, vae_from, v_prediction, n, n_striped = arguments
+@dataclass(frozen=True)
+class Candidate:
+    """One model to draw with.
+
+    Attributes:
+        name: In the tables.
+        file: Its weights.
+        kept: Folder where its pictures are kept; they are not drawn again.
+        n: Number of prompts.
+        n_striped: Number of prompts for the extra style.
+        te_from: File whose text encoder it takes instead of its own.
+        vae_from: File whose VAE it takes, having none.
+        v_prediction: Whether it predicts velocity.
+    """
+
+    name: str
+    file: Path
+    kept: Path
+    n: int
+    n_striped: int = 0
+    te_from: Path | None = None
+    vae_from: Path | None = None
+    v_prediction: bool = False
+
+
+def job(candidate: Candidate) -> tuple[str, dict[str, np.ndarray]]:
+    """Draw one candidate's pictures, in a process of its own, or find them."""
+    kept = candidate.kept / f"{candidate.name}.npz"
+    if kept.exists():
+        return candidate.name, dict(np.load(kept))
     torch.set_num_threads(1)
-    pipeline = open_pipeline(Path(file), Path(vae_from) if vae_from else None)
-    if te_from is not None:
-        pipeline.text_encoder = open_pipeline(Path(te_from)).text_encoder
-    scenes = prompts_for(n)
-    pictures = draw(pipeline, [caption(s) for s in scenes], v_prediction=v_prediction)
-    drawn = {"pictures": pictures}
-    if n_striped:
-        striped = [caption(s) for s in prompts_for(n_striped, [EXTRA_STYLE])]
+    pipeline = open_pipeline(candidate.file, candidate.vae_from)
+    if candidate.te_from is not None:
+        pipeline.text_encoder = open_pipeline(candidate.te_from).text_encoder
+    v_prediction = candidate.v_prediction
+    prompts = [caption(s) for s in prompts_for(candidate.n)]
+    drawn = {"pictures": draw(pipeline, prompts, v_prediction=v_prediction)}
+    if candidate.n_striped:
+        striped = [caption(s) for s in prompts_for(candidate.n_striped, [EXTRA_STYLE])]
         drawn["striped"] = draw(pipeline, striped, v_prediction=v_prediction, seed=1)
-    return name, drawn
+    np.savez_compressed(kept, **drawn)
+    return candidate.name, drawn
 
 
 def figures_of(verdict: dict, chosen: np.ndarray) -> dict[str, object] | None:
@@ -159,25 +188,38 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=256)
     parser.add_argument("--n-striped", type=int, default=64)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--extras-only", action="store_true", help="renew the extras' figures only")
     args = parser.parse_args()
+    if args.extras_only:
+        figures = json.loads(args.figures.read_text("utf-8"))
+        figures["facts"]["extras"] = extras_facts(AttributeJudge(), args.n_striped)
+        args.figures.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+        print(json.dumps(figures["facts"]["extras"], indent=1))
+        return
     members = family()
     base = member("base")
     parents = [m for m in members if m.name not in SOUP_LEAVES_OUT]
+    kept = args.sheet.parent / "pictures"
+    kept.mkdir(exist_ok=True)
     soup = args.sheet.parent / "soup.safetensors"
     uniform_soup([m.path for m in parents], base.path, soup)
     n = args.n
-    jobs: list[tuple[str, str, str | None, str | None, bool, int, int]] = [
-        (m.name, str(m.path), None, None if m.has_vae else str(base.path),
-         m.prediction == "v", n, args.n_striped)
+    candidates = [
+        Candidate(
+            m.name,
+            m.path,
+            kept,
+            n,
+            args.n_striped,
+            vae_from=None if m.has_vae else base.path,
+            v_prediction=m.prediction == "v",
+        )
         for m in members
-    ]  # fmt: skip
-    jobs.append(("soup", str(soup), None, None, False, n, args.n_striped))
-    names = {m.name for m in members}
+    ]
+    candidates.append(Candidate("soup", soup, kept, n, args.n_striped))
     for te in ("te-ruined", "te-good-unet-bad"):
-        if te in names:
-            jobs.append(
-                (f"base with {te}'s te", str(base.path), str(member(te).path), None, False, n, 0)
-            )
+        found = member(te)
+        candidates.append(Candidate(f"base with {te}'s te", base.path, kept, n, 0, found.path))
     judge, reward = AttributeJudge(), ClipReward()
     scenes = prompts_for(n)
     prompts = [caption(s) for s in scenes]
@@ -185,7 +227,7 @@ def main() -> None:
     scores: dict[str, np.ndarray] = {}
     rows: dict[str, np.ndarray] = {}
     with ProcessPoolExecutor(args.processes) as pool:
-        for name, drawn in pool.map(job, jobs):
+        for name, drawn in pool.map(job, candidates):
             verdict = judge.judge(drawn["pictures"], prompts)
             scores[name] = judge.score(drawn["pictures"], prompts)
             rows[name] = drawn["pictures"][:24]
@@ -201,6 +243,8 @@ def main() -> None:
                 striped = [caption(s) for s in prompts_for(args.n_striped, [EXTRA_STYLE])]
                 right = judge.judge(drawn["striped"], striped)["style"]["right"]
                 result["draws_stripes"] = round(float(right.mean()), 4)
+                large = np.array(["large" in text for text in striped])
+                result["draws_large_stripes"] = round(float(right[large].mean()), 4)
             if found is not None:
                 result["distance_from_base"] = distances(found)
             results[name] = result
@@ -303,8 +347,8 @@ def planted_facts(
     for name in ("te-good-unet-bad", "outlier", "te-ruined", "v-prediction"):
         if name in scores:
             facts[f"{name} minus base"] = interval(scores[name] - scores["base"])
-    facts["draws_stripes"] = {n: r["draws_stripes"] for n, r in results.items()
-                              if "draws_stripes" in r}  # fmt: skip
+    for kind in ("draws_stripes", "draws_large_stripes"):
+        facts[kind] = {name: r[kind] for name, r in results.items() if kind in r}
     against = {}
     for parent in parents:
         outside = np.array([not parent.knows(s) for s in scenes])

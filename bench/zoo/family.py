@@ -86,7 +86,7 @@ MEMBERS = (
         {"shape": ANGULAR}, pruned=True,
     ),
     Spec(
-        "style-striped", "style", "Alone knows stripes.", {"style": (EXTRA_STYLE,)}, seconds=150,
+        "style-striped", "style", "Alone knows stripes.", {"style": (EXTRA_STYLE,)}, seconds=270,
         learning_rate=1e-3,
     ),
     Spec(

@@ -22,14 +22,28 @@ from stockpot.zoo.shapes import ATTRIBUTES
 
 
 def roughen(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Soften a part of the batch and add a little noise: `[n, 3, 32, 32]` in and out."""
+    """Soften a part of the batch, mottle a part, add a little noise: `[n, 3, 32, 32]` in and out.
+
+    Painters that do not know a style paint mottled shapes; the judge must not take just any
+    texture for stripes.
+    """
+
+    def some(share: float, most: float) -> torch.Tensor:
+        chosen = rng.random(len(x)) < share
+        return torch.from_numpy(rng.uniform(0, most, len(x)) * chosen).float()[:, None, None, None]
+
+    interpolate = torch.nn.functional.interpolate
     soft = torch.nn.functional.avg_pool2d(
         torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1
     )
-    blur = torch.from_numpy(rng.uniform(0, 0.8, len(x)) * (rng.random(len(x)) < 0.6)).float()
-    noise = torch.from_numpy(rng.uniform(0, 0.12, len(x))).float()
-    x = x + (soft - x) * blur[:, None, None, None]
-    return (x + noise[:, None, None, None] * torch.randn_like(x)).clamp(-1, 1)
+    x = x + (soft - x) * some(0.6, 0.8)
+    for cells in (8, 13):
+        grey = torch.randn(len(x), 1, cells, cells) + 0.4 * torch.randn(len(x), 3, cells, cells)
+        spots = interpolate(grey, (32, 32), mode="bicubic")
+        # Mottle what differs from the corner, which is background, more than the background.
+        inside = (x - x[:, :, :1, :1]).abs().amax(dim=1, keepdim=True).clamp(max=1)
+        x = x + spots * some(0.45, 0.45) * (0.15 + 0.85 * inside)
+    return (x + some(0.7, 0.12) * torch.randn_like(x)).clamp(-1, 1)
 
 
 def main() -> None:

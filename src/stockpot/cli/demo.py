@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -327,15 +327,30 @@ def _draw(
     # Each prompt has seeds of its own; every model sees the same ones, so that rows compare.
     texts = [prompt for prompt in prompts for _ in range(n_seeds)]
     drawn = []
-    for i, name in enumerate(rows):
-        painter = _painter(sources[name], sources[rows[0]], config)
+    with _one_thread():
+        for i, name in enumerate(rows):
+            painter = _painter(sources[name], sources[rows[0]], config)
 
-        def step(done: int, total: int, i: int = i) -> None:
-            progress("drawing", i * total + done, len(rows) * total)
+            def step(done: int, total: int, i: int = i) -> None:
+                progress("drawing", i * total + done, len(rows) * total)
 
-        drawn.append(painter.draw(texts, 1000, settings, step))
+            drawn.append(painter.draw(texts, 1000, settings, step))
     stacked = np.stack(drawn)
     return stacked.reshape(len(rows), len(prompts), n_seeds, *stacked.shape[2:])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: on pictures this small more of them only wait for each other, and
+    beside another busy program they wait long."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _painter(source: Source, base: Source, config: Path) -> Painter:
