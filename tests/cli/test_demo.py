@@ -196,10 +196,7 @@ def test_without_the_zoo_the_error_says_what_to_type(
 
 @pytest.mark.slow
 def test_the_zoo_from_end_to_end(tmp_path: Path) -> None:
-    try:
-        members = family_of_the_zoo()
-    except (ZooNotInstalled, FileNotFoundError):
-        pytest.skip("the zoo is not installed")
+    members = family_of_the_zoo()
     result = run_demo(tmp_path, prompts=PROMPTS[:1], n_seeds=1, settings=QUICK)
     assert set(result.rows) == {"soup", *(member.name for member in members)}
     assert result.scores.keys() == {"attributes", "clip"}
