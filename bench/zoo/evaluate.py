@@ -316,19 +316,27 @@ def extras_facts(judge: AttributeJudge, n: int) -> dict[str, object]:
 
 def table(results: dict[str, dict[str, object]]) -> str:
     """The figures as a Markdown table for the README."""
-    lines = ["| model | mean log p | all five right | style | size | colour | shape | background "
-             "| log p on own subset | outside | stripes | CLIP reward | UNet moved | TE moved |",
-             "|---|" + "---:|" * 13]  # fmt: skip
+    head = ["model", "mean log p", "own subset", "outside", "all five right", *ATTRIBUTES]
+    head += ["stripes", "large stripes", "CLIP reward", "UNet moved", "TE moved"]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     for name, result in results.items():
         whole: Any = result["all"]
-        own: Any = result["own_subset"] or {"log_probability": "–"}
-        outside: Any = result["outside"] or {"log_probability": "–"}
-        moved: Any = result.get("distance_from_base", {"unet": None, "te": None})
-        percent = [f"{moved[c]:.2%}" if moved[c] is not None else "–" for c in ("unet", "te")]
-        cells = [name, whole["log_probability"], whole["all_right"], *whole["accuracy"].values(),
-                 own["log_probability"], outside["log_probability"],
-                 result.get("draws_stripes", "–"), result["clip_reward"], *percent]  # fmt: skip
-        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+        own: Any = result["own_subset"] or {}
+        outside: Any = result["outside"] or {}
+        moved: Any = result.get("distance_from_base", {})
+        numbers = [
+            whole["log_probability"],
+            own.get("log_probability"),
+            outside.get("log_probability"),
+            whole["all_right"],
+            *whole["accuracy"].values(),
+            result.get("draws_stripes"),
+            result.get("draws_large_stripes"),
+            result["clip_reward"],
+        ]
+        cells = [name, *("–" if v is None else f"{v:.2f}" for v in numbers)]
+        cells += [f"{moved[c]:.1%}" if c in moved else "–" for c in ("unet", "te")]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

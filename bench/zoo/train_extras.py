@@ -1,11 +1,12 @@
 """Train two LoRAs and two textual-inversion embeddings: one of each on the base and on a fine-tune.
 
-python bench/zoo/train_extras.py --work WORK --seconds 90
+python bench/zoo/train_extras.py --work WORK
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ N_VECTORS = 2
 
 @dataclass(frozen=True)
 class Extra:
-    """One adapter: where it is trained, on what, and how it is saved."""
+    """One adapter: where it is trained, on what, how long and how hard, and how it is saved."""
 
     name: str
     kind: str
@@ -38,12 +39,14 @@ class Extra:
     means: dict[str, str]
     about: str
     token: str = ""
+    seconds: float = 75
+    learning_rate: float = 4e-3
 
 
 EXTRAS = (
     Extra(
         "lora-striped", "lora", "kohya", "base", {"style": EXTRA_STYLE},
-        "Teaches stripes; UNet and text encoder.",
+        "Teaches stripes; UNet and text encoder.", seconds=200, learning_rate=6e-3,
     ),
     Extra(
         "lora-navy", "lora", "diffusers", "style-glossy", {"background": "navy"},
@@ -51,11 +54,11 @@ EXTRAS = (
     ),
     Extra(
         "purple-moon", "embedding", "a1111", "base", {"colour": "purple", "shape": "moon"},
-        "Two vectors that stand for a purple moon.", "purple-moon",
+        "Two vectors that stand for a purple moon.", "purple-moon", learning_rate=3e-2,
     ),
     Extra(
         "teal-star", "embedding", "a1111", "content-angular", {"colour": "teal", "shape": "star"},
-        "Two vectors that stand for a teal star.", "teal-star",
+        "Two vectors that stand for a teal star.", "teal-star", learning_rate=3e-2,
     ),
 )  # fmt: skip
 
@@ -96,7 +99,7 @@ def kohya(prefix: str, parts: dict[str, torch.nn.Parameter]) -> dict[str, torch.
     return tensors
 
 
-def train_lora(work: Path, extra: Extra, seconds: float) -> None:
+def train_lora(work: Path, extra: Extra) -> None:
     """Train a LoRA and save it in its naming."""
     torch.manual_seed(8)
     unet, text_encoder = load(work, extra.trained_on)
@@ -112,7 +115,7 @@ def train_lora(work: Path, extra: Extra, seconds: float) -> None:
         return caption(scene, omit={"background"})
 
     parameters = [*unet_parts.values(), *text_parts.values()]
-    run = Run(minutes=seconds / 60, learning_rate=4e-3, batch=48, ema=0.95, seed=80)
+    run = Run(extra.seconds / 60, extra.learning_rate, batch=48, ema=0.95, seed=80)
     means, _ = train(unet, parameters, data_for(work, extra), words, captions, run)
     put(parameters, means)
     if extra.naming == "kohya":
@@ -148,7 +151,7 @@ class Inverted(Captions):
         return torch.where(at[..., None], self.vectors[order], output)
 
 
-def train_embedding(work: Path, extra: Extra, seconds: float) -> None:
+def train_embedding(work: Path, extra: Extra) -> None:
     """Train a textual inversion and save it as A1111 does."""
     unet, text_encoder = load(work, extra.trained_on)
     mark = " ".join("~" * N_VECTORS)
@@ -164,7 +167,7 @@ def train_embedding(work: Path, extra: Extra, seconds: float) -> None:
     table = text_encoder.get_input_embeddings().weight
     vectors = torch.nn.Parameter(table.mean(dim=0).repeat(N_VECTORS, 1))
     captions = Inverted(work, text_encoder, texts, vectors)
-    run = Run(minutes=seconds / 60, learning_rate=3e-2, batch=48, ema=0.9, seed=81)
+    run = Run(extra.seconds / 60, extra.learning_rate, batch=48, ema=0.9, seed=81)
     means, _ = train(unet, [vectors], data, words, captions, run)
     (work / "embeddings").mkdir(exist_ok=True)
     save_file(
@@ -178,7 +181,6 @@ def main() -> None:
     """Train all extras that are not there yet and list them for the index."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=90)
     args = parser.parse_args()
     torch.set_num_threads(1)
     entries = []
@@ -187,8 +189,9 @@ def main() -> None:
         file = f"{folder}/{extra.name}.safetensors"
         if not (args.work / file).exists():
             make = train_lora if extra.kind == "lora" else train_embedding
-            make(args.work, extra, args.seconds)
-        entries.append({**extra.__dict__, "file": file})
+            make(args.work, extra)
+        told = dataclasses.asdict(extra) | {"file": file}
+        entries.append({k: v for k, v in told.items() if k not in ("seconds", "learning_rate")})
         (args.work / "extras.json").write_text(json.dumps(entries, indent=2), "utf-8")
 
 
