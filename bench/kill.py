@@ -50,8 +50,9 @@ def main() -> None:
     print(f"a whole run takes {whole:.1f} s")
 
     rng = random.Random(options.seed)
-    for i in range(options.kills):
-        moment = rng.uniform(0.0, 0.97 * whole)
+    kills, latest = 0, 0.97 * whole
+    while kills < options.kills:
+        moment = rng.uniform(0.0, latest)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             process.wait(moment)
@@ -59,14 +60,16 @@ def main() -> None:
             process.send_signal(signal.SIGKILL)
         code = process.wait()
         partial = output.with_name(output.name + ".partial")
-        if code == 0:  # it was quicker than the first; complete is fine, half is not
+        if code == 0:  # it was quicker than the first, which is no kill: the next come earlier
             assert digest(output) == reference, "a finished run gave other bytes"
             output.unlink()
-            print(f"{i + 1:2d}: finished before {moment:.2f} s")
+            latest = 0.97 * moment
+            print(f"    finished before {moment:.2f} s: not counted")
             continue
         assert code == -signal.SIGKILL, code
         assert not output.exists(), "a killed run left a file under the final name"
-        print(f"{i + 1:2d}: killed at {moment:5.2f} s; partial file left: {partial.exists()}")
+        kills += 1
+        print(f"{kills:2d}: killed at {moment:5.2f} s; partial file left: {partial.exists()}")
 
     assert [digest(path) for path in paths] == before, "an input was changed"
     subprocess.run(command, check=True)
