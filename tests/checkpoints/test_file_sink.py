@@ -411,3 +411,36 @@ def test_a_short_file_is_told_by_place(tmp_path: Path) -> None:
 
 def test_free_room_is_a_number(tmp_path: Path) -> None:
     assert free_bytes(tmp_path) > 0
+
+
+def test_what_is_read_back_while_the_rest_is_written_counts_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stockpot.checkpoints.sinks._SYNC_BYTES", 1)
+    real, read = storage.DiskReader, threading.Event()
+
+    def reader(path: Path, most_bytes: int) -> storage.DiskReader:
+        read.set()
+        return real(path, most_bytes)
+
+    monkeypatch.setattr(storage, "DiskReader", reader)
+    done: list[int] = []
+    for damage in (False, True):
+        sink = FileSink(tmp_path / f"out-{damage}", INFOS, META)
+        sink.write("a", 0, memoryview(DATA["a"]))
+        sink.tensor_done("a", blake3(b"other" if damage else DATA["a"]).hexdigest())
+        for _ in range(10_000):  # the first sync after `a` was done hands it over
+            sink.write("b", 0, memoryview(DATA["b"]))
+            if read.wait(0.001):
+                break
+        assert read.is_set()
+        read.clear()
+        sink.tensor_done("b", blake3(DATA["b"]).hexdigest())
+        if damage:
+            with pytest.raises(VerificationError, match="a: the bytes on the disk"):
+                sink.commit(META)
+            sink.abort()
+        else:
+            sink.commit(META, done.append)
+    assert sum(done) == sum(len(data) for data in DATA.values())
+    assert names(tmp_path) == ["out-False"]

@@ -18,18 +18,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import final
 
-from blake3 import blake3
-
 from stockpot.checkpoints import storage
 from stockpot.checkpoints.header import encode_header
+from stockpot.checkpoints.readback import Piece, ReadBack
 from stockpot.checkpoints.sources import MemorySource, TensorInfo
 from stockpot.errors import CheckpointError, OutputError, OutputExistsError, VerificationError
 
 __all__ = ["FileSink", "MemorySink", "Sink", "file_bytes", "in_file_order"]
 
-_CHUNK_BYTES = 1 << 22
 _SYNC_BYTES = 256 << 20
-_CHECK_THREADS = 4
 
 
 def in_file_order(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
@@ -188,7 +185,6 @@ class FileSink(Sink):
     ) -> None:
         self.path = Path(path)
         self.tensors = in_file_order(tensors)
-        self._verify = verify
         self._overwrite = overwrite
         self._header_bytes = len(encode_header(self.tensors, metadata))
         self._offsets: dict[str, int] = {}
@@ -197,7 +193,7 @@ class FileSink(Sink):
             self._offsets[key] = position
             position += info.n_bytes
         self.n_bytes = position
-        self._digests: dict[str, str] = {}
+        self._done: dict[str, Piece] = {}  # written, and not yet offered to the check
         self._n_written = self._n_synced = 0
         self._guard = threading.Lock()
         # Left to itself the system keeps gigabytes dirty, and the last sync pays for all of them.
@@ -207,6 +203,7 @@ class FileSink(Sink):
         self._refuse_existing()
         self._partial = self.path.with_name(self.path.name + ".partial")
         self._journal_path = self._partial.with_name(self._partial.name + ".journal")
+        self._check = ReadBack(self._partial, self._passed) if verify else None
         with self._explained():
             self._descriptor = storage.open_for_writing(self._partial)
         self._open, self._finished = True, False
@@ -242,7 +239,8 @@ class FileSink(Sink):
         """Add the tensor to the journal; see `Sink.tensor_done`."""
         with self._guard, self._explained():
             if digest is not None:
-                self._digests[key] = digest
+                place, n_bytes = self._offsets[key], self.tensors[key].n_bytes
+                self._done[key] = Piece(key, place, n_bytes, digest)
             self._note({"key": key, "blake3": digest})
 
     def commit(
@@ -261,8 +259,14 @@ class FileSink(Sink):
             if self._sync_error is not None:
                 raise self._sync_error
             storage.sync(self._descriptor)
-        if self._verify:
-            self._check(header, progress)
+        if self._check is not None:
+            with self._explained():
+                damaged = self._check.finish(header, self._done.values(), progress)
+            if damaged is not None:
+                raise VerificationError(
+                    f"{self.path}: {damaged}: the bytes on the disk are not those that were "
+                    "written; the disk or the memory is failing; nothing was saved"
+                )
         self._refuse_existing()
         # The claim on the partial name must outlast the name, or another process's new file
         # could be taken for ours.
@@ -291,9 +295,17 @@ class FileSink(Sink):
     def _note(self, entry: Mapping[str, object]) -> None:
         self._journal.write(json.dumps(entry) + "\n")
 
+    def _passed(self, key: str) -> None:
+        with self._guard:
+            self._note({"key": key, "checked": True})
+
     def _sync_in_background(self) -> None:
+        with self._guard:
+            synced, self._done = self._done, {}
         try:
             storage.sync_data(self._descriptor)
+            if self._check is not None:
+                self._check.offer(synced.values())
         except OSError as error:
             # The system tells a descriptor of a failed write once only: keep it for the end.
             self._sync_error = error
@@ -303,67 +315,9 @@ class FileSink(Sink):
         if self._open:
             self._open = False
             self._background.shutdown(wait=True)
+            if self._check is not None:
+                self._check.stop()
             os.close(self._descriptor)
-
-    def _check(self, header: memoryview, progress: Callable[[int], None]) -> None:
-        keys = iter([key for key in self.tensors if key in self._digests])
-        self._check_some(header, iter(()), progress)
-        # One thread waits for the disk while another hashes.
-        with ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="stockpot-check") as pool:
-            checks = [
-                pool.submit(self._check_some, None, keys, progress) for _ in range(_CHECK_THREADS)
-            ]
-            for check in checks:
-                check.result()
-
-    def _check_some(
-        self, header: memoryview | None, keys: Iterator[str], progress: Callable[[int], None]
-    ) -> None:
-        """Compare the header, if given, and tensors until another thread has taken the last."""
-        most = max(_CHUNK_BYTES, header.nbytes if header else 0)
-        with self._explained():
-            reader = storage.DiskReader(self._partial, most)
-        try:
-            if header is not None:
-                with self._explained():
-                    found = reader.read(0, header.nbytes, str(self._partial))
-                self._compare("the header", found == header)
-            while True:
-                with self._guard:
-                    key = next(keys, None)
-                if key is None:
-                    return
-                self._compare(key, self._is_as_written(reader, key, progress))
-        except BaseException:
-            with self._guard:
-                list(keys)  # nobody needs to look further
-            raise
-        finally:
-            reader.close()
-
-    def _is_as_written(
-        self, reader: storage.DiskReader, key: str, progress: Callable[[int], None]
-    ) -> bool:
-        hasher = blake3()
-        n_bytes = self.tensors[key].n_bytes
-        for begin in range(0, n_bytes, _CHUNK_BYTES):
-            length = min(_CHUNK_BYTES, n_bytes - begin)
-            with self._explained():
-                piece = reader.read(self._offsets[key] + begin, length, str(self._partial))
-            hasher.update(piece)
-            progress(length)
-        if hasher.hexdigest() != self._digests[key]:
-            return False
-        with self._guard:
-            self._note({"key": key, "checked": True})
-        return True
-
-    def _compare(self, what: str, is_equal: bool) -> None:
-        if not is_equal:
-            raise VerificationError(
-                f"{self.path}: {what}: the bytes on the disk are not those that were written; "
-                "the disk or the memory is failing; nothing was saved"
-            )
 
     def _refuse_existing(self) -> None:
         if self.path.is_dir():
