@@ -70,8 +70,9 @@ PUBLIC = {
         "file_hashes free_bytes get_dtype hash_tensors in_file_order open_checkpoint read_header"
     ),
     "stockpot.methods": (
-        "BLOCK_ELEMENTS Gram GramAccumulator HAS_COMPILED_KERNEL Row RowFacts combine "
-        "find_nonfinite one_blas_thread sum_grams widen"
+        "BLOCK_ELEMENTS Doubles Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method Parameters "
+        "Row RowFacts Task Work by_element by_gram by_tensor combine find_nonfinite get_method "
+        "narrow one_blas_thread sum_grams weighted_rows widen"
     ),
     "stockpot.engine": (
         "DEFAULT_MEMORY Chunking Digests History InputRecord MergeResult Meter Plan Progress "

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+import numpy.typing as npt
 
 from stockpot.checkpoints import DType
 from stockpot.methods import doubtful
@@ -31,7 +32,16 @@ try:
 except ImportError:  # built without a compiler
     _linear = None  # type: ignore[assignment, unused-ignore]
 
-__all__ = ["CODES", "HAS_COMPILED_KERNEL", "Kernel", "Row", "RowFacts", "combine", "kernel"]
+__all__ = [
+    "CODES",
+    "HAS_COMPILED_KERNEL",
+    "Kernel",
+    "Row",
+    "RowFacts",
+    "combine",
+    "kernel",
+    "narrow",
+]
 
 HAS_COMPILED_KERNEL = _linear is not None
 """Whether the C kernel was built; without it torch computes the same bytes, more slowly."""
@@ -150,6 +160,35 @@ def combine(
     if overflow or len(found):
         overflow = bool(doubtful.find_nonfinite(out.data, out.dtype).any())
     return RowFacts(False, bool(overflow), len(found))
+
+
+def narrow(
+    values: npt.NDArray[np.float64], out: Row, *, compiled: bool = HAS_COMPILED_KERNEL
+) -> RowFacts:
+    """Round doubles to a type, once, ties to even.
+
+    Args:
+        values: Shape ``[n]``, contiguous.
+        out: Where the result goes: `n` elements of any float type, writable.
+        compiled: Use the C kernel; otherwise torch. Both give the same bytes.
+
+    Returns:
+        What was noticed.
+
+    Example:
+        >>> from stockpot.checkpoints import DTYPES
+        >>> out = np.empty(2, np.float16)
+        >>> facts = narrow(np.array([0.1, 1e6]), Row(memoryview(out).cast("B"), DTYPES["F16"]))
+        >>> out.tolist(), facts.overflow
+        ([0.0999755859375, inf], True)
+    """
+    if not values.size:
+        return RowFacts(False, False, 0)
+    data = values.data.cast("B")
+    facts = kernel(compiled)(
+        out.data, CODES[out.dtype.name], [data], [CODES["F64"]], [1.0], 1.0, -1.0
+    )
+    return RowFacts(bool(facts[2]), bool(facts[3]), 0)
 
 
 def _nearest(weight: Fraction) -> float:
