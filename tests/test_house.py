@@ -69,9 +69,13 @@ PUBLIC = {
         "MemorySource SafetensorsFile Sink Source TensorInfo content_hash encode_header file_bytes "
         "file_hashes free_bytes get_dtype hash_tensors in_file_order open_checkpoint read_header"
     ),
-    "stockpot.methods": "HAS_COMPILED_KERNEL Row RowFacts combine find_nonfinite",
+    "stockpot.methods": (
+        "BLOCK_ELEMENTS Doubles Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method Parameters "
+        "Row RowFacts Task Work by_element by_gram by_tensor combine find_nonfinite get_method "
+        "narrow one_blas_thread sum_grams weighted_rows widen"
+    ),
     "stockpot.engine": (
-        "DEFAULT_MEMORY Chunking Digests History InputRecord MergeResult Plan Progress "
+        "DEFAULT_MEMORY Chunking Digests History InputRecord MergeResult Meter Plan Progress "
         "ProgressCallback Settings Step TensorPlan Term make_plan merge merge_in_memory open_pool "
         "parse_size read_history run_plan size_text take_chunks"
     ),

@@ -45,7 +45,8 @@ def folded(mix: str, layout: str = "sd1", **let: str) -> str:
         ("meen(a)", "mix.model: unknown function 'meen'; did you mean 'mean'?"),
         ("a + bb", "mix.model: unknown name 'bb'; did you mean 'b'? (known: a, b, c); "
                    "add it to `pool` or `let`"),
-        ("ties(a, b, c)", "mix.model: only linear functions fold, but `ties` is not one"),
+        ("rebasin(a, b)", "mix.model: `rebasin` is read and printed, but no method does it here; "
+                          "see `stockpot methods` for those there are"),
         ("lerp(a, b, search(0, 1))", "mix.model: a recipe with holes does not fold, but got "
                                      "`search`; put a number in its place"),
         ('lerp(a, b, blocks("autombw", [1]))', "mix.model: profile 'autombw' has 27 numbers "
@@ -126,11 +127,12 @@ def test_later_functions_are_kept() -> None:
 
 def test_public_names() -> None:
     assert stockpot.recipes.__all__ == [
-        "DTYPES", "FUNCTIONS", "MIX_KEYS", "POOL", "RESERVED", "STATUSES", "Call", "Difference",
-        "Expr", "Finding", "Fold", "Function", "Items", "MissingModelError", "Name", "Number",
-        "Origin", "PoolEntry", "Recipe", "Save", "TableRow", "Text", "add_difference", "blocks",
+        "DTYPES", "FUNCTIONS", "MIX_KEYS", "PLUGINS", "POOL", "RESERVED", "STATUSES", "Atom",
+        "Call", "Called", "Difference", "Expr", "Finding", "Fold", "Function", "Invocation",
+        "Items", "MissingModelError", "Name", "Number", "Origin", "Parameter", "PoolEntry",
+        "Recipe", "Row", "Save", "TableRow", "Text", "add_difference", "atoms_below", "blocks",
         "call", "canonical", "compare_folds", "draw_graph", "draw_shares", "export_recipe",
-        "fold", "glob", "lerp", "likely_layout", "linear", "lint", "make_recipe", "mean", "model",
-        "models_below", "parse_expression", "parse_recipe", "print_expression", "read_recipe",
-        "search", "weighted_sum",
+        "find_function", "fold", "glob", "lerp", "likely_layout", "linear", "lint", "make_recipe",
+        "mean", "model", "models_below", "models_in", "parse_expression", "parse_recipe",
+        "print_expression", "read_recipe", "search", "weighted_sum",
     ]  # fmt: skip

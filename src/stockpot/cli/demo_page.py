@@ -15,7 +15,7 @@ import stockpot
 from stockpot.checkpoints import DTYPES
 from stockpot.draw import to_png
 from stockpot.engine import size_text
-from stockpot.recipes import PoolEntry, Recipe
+from stockpot.recipes import PoolEntry, Recipe, Row
 from stockpot.report import (
     Cell,
     Code,
@@ -192,7 +192,7 @@ def _fold(result: DemoResult) -> HeatTable:
     fold = result.merged.plan.fold
     models = fold.models
 
-    def shares(coefficients: Mapping[str, Fraction]) -> list[Fraction]:
+    def shares(coefficients: Row) -> list[Fraction]:
         return [coefficients.get(name, Fraction(0)) for name in models]
 
     return HeatTable(

@@ -147,7 +147,7 @@ def uses_of(recipe: Recipe, folded: Fold | None) -> dict[str, tuple[bool, bool]]
     found = {}
     for name in recipe.pool:
         if folded is not None:
-            parts = {cell.component for cell, row in folded.rows.items() if name in row}
+            parts = {cell.component for cell in folded.rows if name in folded.reads(cell)}
         else:
             parts = {key for key in recipe.mix if name in models_below(recipe, key)}
             parts |= {"unet", "te"} if "model" in parts else set()

@@ -45,9 +45,9 @@ def contributions(
     parts = list(dict.fromkeys(c.component for c in folded.rows if c.block != "all"))
     parts = parts or list(dict.fromkeys(c.component for c in folded.rows))
     print_table(["model", *(f">{part}" for part in parts)], (
-        [name, *(_span([float(row.get(name, 0)) for cell, row in folded.rows.items()
+        [str(name), *(_span([float(row.get(name, 0)) for cell, row in folded.rows.items()
                         if cell.component == part]) for part in parts)]
-        for name in folded.models
+        for name in (folded.atoms if folded.calls else folded.models)
     ))  # fmt: skip
 
 

@@ -21,6 +21,10 @@ _FEWEST_ELEMENTS = 1 << 10
 # More models get shorter chunks, so that a panel stays in the caches, down to reads of this length.
 _PANEL_BYTES = 5 << 19
 _HANDY_ELEMENTS = 1 << 16
+# Methods walk over their panels several times: these stay in the second and third cache.
+_METHOD_BYTES = 6 << 20
+_FEWEST_PANEL = 1 << 12
+_ROW_BYTES = 24  # the bytes that are read, the result as doubles and in its type
 _UNITS = {"": 1, "b": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _UNITS |= {f"{unit}b": factor for unit, factor in _UNITS.items() if unit and unit != "b"}
 _UNITS |= {f"{unit}ib": 1024.0**power for power, unit in enumerate("kmgt", 1)}
@@ -33,11 +37,13 @@ class Chunking:
     Attributes:
         threads: How many tensors are worked on at once.
         chunk_elements: Elements of a row that are in memory at once.
-        n_bytes: What the buffers of all threads take.
+        panel_elements: The same where methods take part: they work with doubles. A multiple of 64.
+        n_bytes: What the buffers of all threads take, and what methods keep between passes.
     """
 
     threads: int
     chunk_elements: int
+    panel_elements: int
     n_bytes: int
 
 
@@ -109,22 +115,53 @@ def take_chunks(
     """
     # Widest panel: one row of every input and the output's row.
     width = max(
-        sum(term.dtype.itemsize for term in tensor.terms) + tensor.info.dtype.itemsize
-        for tensor in plan.tensors.values()
+        (
+            sum(term.dtype.itemsize for term in tensor.terms) + tensor.info.dtype.itemsize
+            for tensor in plan.tensors.values()
+            if tensor.graph is None
+        ),
+        default=1,
+    )
+    wide = max(
+        (
+            8 * tensor.graph.width + _ROW_BYTES
+            for tensor in plan.tensors.values()
+            if tensor.graph is not None
+        ),
+        default=0,
+    )
+    # Threads work on different tensors, at worst on those whose methods keep most.
+    held = sorted(
+        (
+            tensor.graph.held(tensor.info.shape)
+            for tensor in plan.tensors.values()
+            if tensor.graph is not None
+        ),
+        reverse=True,
     )
     if not compiled:
         width += _TORCH_BYTES
+        wide += _TORCH_BYTES if wide else 0
     n_tables = len(plan.tensors) + sum(len(source.tensors) for source in plan.sources.values())
     fixed = _FIXED_BYTES + _TABLE_BYTES * n_tables
-    free = memory - fixed
     shortest = chunk_elements or _FEWEST_ELEMENTS
     for n_threads in range(max(1, threads), 0, -1):
-        fits = free // (width * n_threads)
-        if fits >= shortest:
-            handy = max(_HANDY_ELEMENTS, _PANEL_BYTES // width)
-            elements = chunk_elements or min(fits, handy, _MOST_ELEMENTS)
-            return Chunking(n_threads, elements, width * n_threads * elements)
+        kept = sum(held[:n_threads])
+        free = (memory - fixed - kept) // n_threads
+        if free < max(width, wide) * shortest:
+            continue
+        handy = max(_HANDY_ELEMENTS, _PANEL_BYTES // width)
+        elements = chunk_elements or min(free // width, handy, _MOST_ELEMENTS)
+        panel = elements
+        if wide and not chunk_elements:
+            handy = max(_FEWEST_PANEL, _METHOD_BYTES // wide)
+            panel = min(free // wide, handy, _HANDY_ELEMENTS)
+        panel = max(64, panel // 64 * 64)
+        return Chunking(n_threads, elements, panel, kept + n_threads * max(
+            width * elements, wide * panel))  # fmt: skip
+    least = fixed + sum(held[:1]) + max(width, wide) * shortest
     raise MemoryBudgetError(
-        f"the plan needs at least {size_text(fixed + width * shortest)} for "
-        f"{len(plan.sources)} models, but --memory allows {size_text(memory)}; allow more"
+        f"the plan needs at least {size_text(least)} for {len(plan.sources)} models"
+        + (f", {size_text(held[0])} of it for what methods keep of one tensor" if sum(held) else "")
+        + f", but --memory allows {size_text(memory)}; allow more"
     )

@@ -20,7 +20,8 @@ from stockpot.checkpoints import (
     open_checkpoint,
 )
 from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, size_text, take_chunks
-from stockpot.engine.plan import Plan, make_plan
+from stockpot.engine.plan import Plan
+from stockpot.engine.planning import make_plan
 from stockpot.engine.provenance import (
     component_hashes,
     describe,

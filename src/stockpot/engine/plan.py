@@ -1,30 +1,20 @@
-"""From a recipe and headers to a plan: for every tensor of the output, what to read and do.
-
-All that headers can tell is checked here, and everything found is reported at once; no tensor of a
-component is read before the plan stands.
-"""
+"""A plan: for every tensor of the output, what to read and do."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
-from stockpot.checkpoints import DTYPES, DType, Source, TensorInfo, get_dtype, in_file_order
-from stockpot.errors import PreflightError, Problem
-from stockpot.layouts import Cell, Detection, KeySpec, Layout, counter_values, detect, get_layout
-from stockpot.recipes import MIX_KEYS, Fold, MissingModelError, Recipe, Save, fold
+from stockpot.checkpoints import DType, Source, TensorInfo
+from stockpot.engine.graph import Graph
+from stockpot.errors import Problem
+from stockpot.layouts import Cell, Detection, Layout
+from stockpot.recipes import Fold
 
-__all__ = ["Plan", "TensorPlan", "Term", "make_plan"]
-
-_ONE = Fraction(1)
-_SHOWN = 3
-_SMALL_BYTES = 1 << 20
-# Kept when every model that is read has them, dropped with a note when one lacks them.
-_EXPENDABLE = {"ema", "unknown"}
+__all__ = ["Plan", "TensorPlan", "Term"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +25,7 @@ class Term:
         model: Name in the pool.
         key: Name of the tensor in that model's file.
         dtype: Its element type there.
-        weight: Its exact share.
+        weight: Its exact share; 0 for one that methods alone read.
     """
 
     model: str
@@ -51,17 +41,31 @@ class TensorPlan:
     Attributes:
         info: Its facts in the output.
         cell: Where it stands in the model.
-        action: ``combine`` sums weighted inputs; ``copy`` takes the bytes of the only input;
-            ``make`` writes `value`.
+        action: ``combine`` sums weighted inputs; ``compute`` runs `graph`; ``copy`` takes the bytes
+            of the only input; ``make`` writes `value`.
         terms: The inputs; empty for ``make``.
         value: The bytes for ``make``.
+        graph: The steps for ``compute``; its loads count the terms.
     """
 
     info: TensorInfo
     cell: Cell
-    action: Literal["combine", "copy", "make"]
+    action: Literal["combine", "compute", "copy", "make"]
     terms: tuple[Term, ...] = ()
     value: bytes = b""
+    graph: Graph | None = None
+
+    @property
+    def n_passes(self) -> int:
+        """How often the inputs are read."""
+        if self.graph is None:
+            return 1
+        return self.graph.n_passes + self.graph.needs_identities
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of the inputs, read once."""
+        return sum(self.info.n_elements * term.dtype.itemsize for term in self.terms)
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,13 @@ class Plan:
 
     @property
     def read_bytes(self) -> int:
-        """Bytes that will be read from the inputs."""
-        return sum(
-            tensor.info.n_elements * term.dtype.itemsize
-            for tensor in self.tensors.values()
-            for term in tensor.terms
-        )
+        """Bytes that will be read from the inputs, all passes counted."""
+        return sum(tensor.read_bytes * tensor.n_passes for tensor in self.tensors.values())
+
+    @property
+    def n_passes(self) -> int:
+        """How often the tensor that needs most passes is read."""
+        return max((tensor.n_passes for tensor in self.tensors.values()), default=1)
 
     @property
     def written_bytes(self) -> int:
@@ -111,365 +116,6 @@ class Plan:
             hasher.update(repr((key, tensor.info.dtype.name, tensor.info.shape)).encode())
             for term in tensor.terms:
                 hasher.update(repr((term.model, term.key, str(term.weight))).encode())
+            if tensor.graph is not None:
+                hasher.update(tensor.graph.fingerprint.encode())
         return hasher.hexdigest()
-
-
-def make_plan(
-    recipe: Recipe,
-    sources: Mapping[str, Source],
-    dtype: str | Mapping[str, str] | None = None,
-) -> Plan:
-    """Resolve a recipe against the headers of its inputs.
-
-    Args:
-        recipe: What to merge; its globs resolved.
-        sources: An open checkpoint for every name in the pool that the mix may read.
-        dtype: Element type of the output: one for all, or by component; by default what the recipe
-            says, else each tensor keeps the type its inputs share (the wider where they differ).
-
-    Returns:
-        The plan.
-
-    Raises:
-        RecipeError: The recipe says something impossible.
-        PreflightError: Keys, shapes, architectures or types do not fit; all problems at once.
-    """
-    detections = {
-        name: detect({key: info.shape for key, info in source.tensors.items()})
-        for name, source in sources.items()
-    }
-    if dtype is not None:
-        # What decides the bytes belongs to the recipe that the output will carry.
-        spoken = (
-            get_dtype(dtype).spoken
-            if isinstance(dtype, str)
-            else {name: get_dtype(kind).spoken for name, kind in dtype.items()}
-        )
-        recipe = replace(recipe, save=Save(recipe.save.file, spoken))
-    layout = _common_layout(detections)
-    folded = fold(recipe, layout)
-    absent = [
-        Problem("no-source", "the mix reads it, but no open checkpoint was given", f"pool: {name}")
-        for name in folded.models
-        if name not in sources
-    ]
-    if absent:
-        raise PreflightError(absent)
-    # Entries that nothing reads have no say in what kind of model this is.
-    read = {name: detections[name] for name in folded.models}
-    if read and layout.name not in {found.layout.name for found in read.values()}:
-        layout = _common_layout(read)
-        folded = fold(recipe, layout)
-    planner = _Planner(layout, folded, sources, detections, recipe.save.dtype)
-    return planner.plan()
-
-
-def _common_layout(detections: Mapping[str, Detection]) -> Layout:
-    """The layout of most models; the first one's where two are as many.
-
-    Files of a single component count only where nothing else is there: a VAE fits many layouts.
-    """
-    if not detections:
-        return get_layout("generic")
-    kinds = Counter(found.layout.name for found in detections.values() if not found.also)
-    kinds = kinds or Counter(found.layout.name for found in detections.values())
-    ((name, _),) = kinds.most_common(1)
-    return next(found.layout for found in detections.values() if found.layout.name == name)
-
-
-class _Planner:
-    """Collects tensors and problems; one use."""
-
-    def __init__(
-        self,
-        layout: Layout,
-        folded: Fold,
-        sources: Mapping[str, Source],
-        detections: Mapping[str, Detection],
-        dtype: str | Mapping[str, str] | None,
-    ) -> None:
-        self.layout, self.fold, self.detections = layout, folded, detections
-        self.sources = {name: sources[name] for name in folded.models}
-        self.problems: list[Problem] = []
-        self.notes: list[Problem] = list(folded.warnings)
-        self.missing: dict[tuple[str, str], list[str]] = defaultdict(list)
-        self.dropped: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
-        self.dtypes = self._requested_dtypes(dtype)
-        # Canonical key -> model -> key in its file.
-        self.where: dict[str, dict[str, str]] = defaultdict(dict)
-        for name, source in self.sources.items():
-            for key in source.tensors:
-                canonical = layout.canonical_key(key)
-                if key == canonical or name not in self.where[canonical]:
-                    self.where[canonical][name] = key
-
-    def plan(self) -> Plan:
-        strangers = self._check_architectures()
-        tensors: dict[str, TensorPlan] = {}
-        if not strangers:
-            for key in self._wanted_keys():
-                planned = self._tensor(key)
-                if planned is not None:
-                    tensors[key] = planned
-            self._report_missing()
-        if not tensors and not self.problems:
-            self.problems.append(
-                Problem("empty", "no tensor is left to write", remedy="check the recipe's mix")
-            )
-        if self.problems:
-            raise PreflightError(self.problems)
-        for (reason, names), keys in self.dropped.items():
-            self.notes.append(
-                Problem("dropped-keys", f"{_listed(keys)} left out: {reason}", ", ".join(names))
-            )
-        order = in_file_order({key: tensor.info for key, tensor in tensors.items()})
-        return Plan(
-            self.layout,
-            {key: tensors[key] for key in order},
-            self.sources,
-            self.fold,
-            self.detections,
-            tuple(self.notes),
-        )
-
-    def _requested_dtypes(self, dtype: str | Mapping[str, str] | None) -> dict[str, DType]:
-        if dtype is None:
-            return {}
-        wanted = {"model": dtype} if isinstance(dtype, str) else dict(dtype)
-        found: dict[str, DType] = {}
-        # The general first, so that the particular replaces it.
-        for name in sorted(wanted, key=lambda name: {"model": 0, "te": 1}.get(name, 2)):
-            for component in self.layout.component_names(name):
-                found[component] = get_dtype(wanted[name])
-        return found
-
-    def _check_architectures(self) -> bool:
-        """Report models of another kind; their other differences would only repeat it."""
-        found = False
-        reference = next(
-            (name for name in self.sources if self.detections[name].layout is self.layout), ""
-        )
-        for name, source in self.sources.items():
-            detection = self.detections[name]
-            if detection.layout.name == self.layout.name:
-                continue
-            shapes = {key: info.shape for key, info in source.tensors.items()}
-            fit = self.layout.fit(shapes)
-            if self.layout.parts and not fit.mismatched and not fit.unknown:
-                continue  # a lone component that both kinds share, such as a VAE
-            found = True
-            self.problems.append(
-                Problem(
-                    "architecture",
-                    f"models of one mix must be of one architecture, but this is "
-                    f"{detection.layout.title} ({detection.evidence[0]}) and "
-                    f"{self.sources[reference].name} is {self.layout.title}",
-                    source.name,
-                    "take one of them out of the mix",
-                )
-            )
-        return found
-
-    def _wanted_keys(self) -> Iterable[str]:
-        if not self.layout.parts:
-            yield from sorted(self.where)
-            return
-        absent = self._absent_components()
-        for key, spec in self.layout.specs.items():
-            if spec.cell not in self.fold.rows or spec.cell.component in absent:
-                continue
-            if key in self.where:
-                yield key
-            elif not spec.optional:
-                for name in self.fold.rows[spec.cell]:
-                    self.missing[name, spec.cell.component].append(key)
-        yield from sorted(key for key in self.where if key not in self.layout.specs)
-
-    def _absent_components(self) -> set[str]:
-        """Components that no model has and that the mix names only by `model`: there is no such
-        part to make, as in a mean of UNet-only files."""
-        named = {
-            component
-            for name in self.fold.recipe.mix
-            if name != "model"
-            for component in self.layout.component_names(name)
-        }
-        here = {self.layout.cell_of(key).component for key in self.where}
-        made = dict.fromkeys(cell.component for cell in self.fold.rows)
-        absent = {name for name in made if self.layout.n_required.get(name)} - here - named
-        for name in made:
-            if name in absent:
-                self.notes.append(
-                    Problem("absent-component", f"no model has a {name}, so the output has none")
-                )
-        return absent
-
-    def _tensor(self, key: str) -> TensorPlan | None:
-        cell, spec = self.layout.cell_of(key), self.layout.spec_of(key)
-        if cell not in self.fold.rows:
-            return None
-        holders = self.where[key]
-        expendable = cell.component in _EXPENDABLE or (spec is not None and spec.optional)
-        if spec is not None and spec.role == "counter":
-            return self._counter(key, cell, spec, holders)
-        constant = spec is not None and spec.role in ("buffer", "marker")
-        try:
-            weights = self.fold.coefficients(cell, frozenset(holders))
-        except MissingModelError as error:
-            if spec is not None and constant:
-                return self._constant(key, cell, spec.role, list(self.fold.rows[cell]), holders)
-            if expendable:
-                lacking = ", ".join(error.models)
-                self.dropped[f"{lacking} lack them", tuple(holders)].append(key)
-            else:
-                for name in error.models:
-                    self.missing[name, cell.component].append(key)
-            return None
-        if not weights:
-            return None
-        if spec is not None and constant:
-            return self._constant(key, cell, spec.role, list(weights), holders)
-        infos = {name: self.sources[name].tensors[holders[name]] for name in weights}
-        shape = self._shape(key, spec, infos)
-        if shape is None:
-            return None
-        if not all(info.dtype.is_float for info in infos.values()):
-            return self._constant(key, cell, "integer", list(weights), holders)
-        out = self.dtypes.get(cell.component) or _common_dtype(
-            info.dtype for info in infos.values()
-        )
-        terms = tuple(
-            Term(name, holders[name], infos[name].dtype, weight) for name, weight in weights.items()
-        )
-        info = TensorInfo(key, out, shape)
-        same = len(terms) == 1 and terms[0].weight == _ONE and terms[0].dtype == out
-        return TensorPlan(info, cell, "copy" if same else "combine", terms)
-
-    def _shape(
-        self, key: str, spec: KeySpec | None, infos: Mapping[str, TensorInfo]
-    ) -> tuple[int, ...] | None:
-        """The output's shape, or None after reporting who differs."""
-        shapes = {name: info.shape for name, info in infos.items()}
-        first = next(iter(shapes.values()))
-        if spec is not None and all(spec.accepts(shape) for shape in shapes.values()):
-            return first if len(set(shapes.values())) == 1 else spec.shape
-        if len(set(shapes.values())) == 1:
-            if spec is not None:
-                self.notes.append(
-                    Problem(
-                        "unusual-shape",
-                        f"{self.layout.title} has {list(spec.shape)} here, "
-                        f"but all inputs have {list(first)}",
-                        key,
-                    )
-                )
-            return first
-        expected = spec.shape if spec is not None else first
-        for name, shape in shapes.items():
-            if shape != expected:
-                self.problems.append(
-                    Problem(
-                        "shape",
-                        f"the shape must be {list(expected)} as in the others, "
-                        f"but is {list(shape)}",
-                        f"{self.sources[name].name}: {key}",
-                        "this model cannot be merged with the others as it is",
-                    )
-                )
-        return None
-
-    def _counter(
-        self, key: str, cell: Cell, spec: KeySpec, holders: Mapping[str, str]
-    ) -> TensorPlan | None:
-        """Counters hold known whole numbers: write those, whatever a merge made of them."""
-        if not any(name in self.fold.rows[cell] for name in holders):
-            return None
-        values = counter_values(spec)
-        data = b"".join(value.to_bytes(8, "little") for value in values)
-        return TensorPlan(TensorInfo(key, DTYPES["I64"], spec.shape), cell, "make", value=data)
-
-    def _constant(
-        self, key: str, cell: Cell, role: str, names: list[str], holders: Mapping[str, str]
-    ) -> TensorPlan | None:
-        """Schedules, markers and integers are copied where all agree, and never averaged."""
-        # By name, since all are equal: the order of the pool must not show.
-        readers = sorted(name for name in names if name in holders)
-        if not readers:
-            return None
-        lacking = sorted(name for name in names if name not in holders)
-        if role == "marker" and lacking and cell.component == "other":
-            self.problems.append(
-                Problem(
-                    "marker",
-                    f"{', '.join(readers)} carry this marker and {', '.join(lacking)} do not: "
-                    "models that predict different things cannot be mixed",
-                    key,
-                    "take one kind out of the mix",
-                )
-            )
-            return None
-        infos = [self.sources[name].tensors[holders[name]] for name in readers]
-        if infos[0].n_bytes > _SMALL_BYTES or len({(i.dtype, i.shape) for i in infos}) > 1:
-            contents: set[object] = set(range(2)) if len(readers) > 1 else {0}
-        else:
-            contents = {self.sources[name].read_bytes(holders[name]) for name in readers}
-        if len(contents) > 1 and cell.component in _EXPENDABLE:
-            # How many steps an average has seen, say: no reason to stop.
-            self.dropped["they differ, and are never averaged", tuple(readers)].append(key)
-            return None
-        if len(contents) > 1:
-            self.problems.append(
-                Problem(
-                    "disagreement",
-                    f"{'an' if role == 'integer' else 'a'} {role} is copied, never averaged, but "
-                    f"{', '.join(readers)} differ in it",
-                    key,
-                    f"name one source for it: `{cell.component}: {readers[0]}` in the mix"
-                    if cell.component in MIX_KEYS
-                    else "leave all but one of them out",
-                )
-            )
-            return None
-        if lacking:
-            self.notes.append(
-                Problem("copied", f"taken from {readers[0]}; {', '.join(lacking)} lack it", key)
-            )
-        term = Term(readers[0], holders[readers[0]], infos[0].dtype, _ONE)
-        info = TensorInfo(key, infos[0].dtype, infos[0].shape)
-        return TensorPlan(info, cell, "copy", (term,))
-
-    def _report_missing(self) -> None:
-        for (name, component), keys in self.missing.items():
-            whole = len(keys) == self.layout.n_required.get(component)
-            self.problems.append(
-                Problem(
-                    "missing-key",
-                    f"there is no {component} in it (first key: {keys[0]}), but the mix reads it"
-                    if whole
-                    else f"its {component} lacks {_listed(keys)}",
-                    self.sources[name].name,
-                    f"fill it from another model: `{name} | other`, or leave the model out",
-                )
-            )
-
-
-def _listed(keys: list[str]) -> str:
-    shown = ", ".join(keys[:_SHOWN])
-    more = len(keys) - _SHOWN
-    return f"{shown} and {more} more keys" if more > 0 else shown
-
-
-def _common_dtype(dtypes: Iterable[DType]) -> DType:
-    """The narrowest type that holds all of the inputs' values."""
-    kinds = list(dict.fromkeys(dtypes))
-    if len(kinds) == 1:
-        return kinds[0]
-    for name in ("F16", "BF16", "F32"):
-        wide = DTYPES[name]
-        if all(
-            kind.mantissa_bits <= wide.mantissa_bits and kind.max_value <= wide.max_value
-            and kind.min_exponent - kind.mantissa_bits >= wide.min_exponent - wide.mantissa_bits
-            for kind in kinds
-        ):  # fmt: skip
-            return wide
-    return DTYPES["F64"]

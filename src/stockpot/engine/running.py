@@ -2,24 +2,36 @@
 
 A thread takes one tensor at a time and walks through it chunk by chunk, so every hash sees its
 bytes in order, and memory is `threads × (models + 1) × chunk` whatever the size of the models.
+Where methods take part, the walk is repeated for their statistics (`computing`).
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 from blake3 import blake3
 
 from stockpot.checkpoints import Sink, Source
 from stockpot.engine.budget import Chunking
-from stockpot.engine.plan import Plan, TensorPlan
+from stockpot.engine.computing import Computation
+from stockpot.engine.plan import Plan, TensorPlan, Term
 from stockpot.errors import CheckpointError
-from stockpot.methods import HAS_COMPILED_KERNEL, Row, combine, find_nonfinite
+from stockpot.methods import (
+    HAS_COMPILED_KERNEL,
+    Row,
+    RowFacts,
+    combine,
+    find_nonfinite,
+    narrow,
+    one_blas_thread,
+)
 
 __all__ = ["Digests", "Progress", "ProgressCallback", "run_plan"]
 
@@ -137,9 +149,7 @@ def run_plan(
     guard = threading.Lock()
 
     def work() -> None:
-        worker = _Worker(
-            plan, sink, chunking.chunk_elements, hashes, allow_nonfinite, compiled, meter
-        )
+        worker = _Worker(plan, sink, chunking, hashes, allow_nonfinite, compiled, meter)
         while not stop.is_set():
             with guard:
                 item = next(queue, None)
@@ -150,10 +160,15 @@ def run_plan(
                 digests.outputs.update(worker.outputs)
                 digests.inputs.update(worker.inputs)
 
-    if chunking.threads == 1:
-        work()
-        return digests
-    with ThreadPoolExecutor(chunking.threads, thread_name_prefix="stockpot") as pool:
+    computes = any(tensor.graph is not None for tensor in plan.tensors.values())
+    with ExitStack() as stack:
+        stack.enter_context(one_blas_thread() if computes else nullcontext())
+        if chunking.threads == 1:
+            work()
+            return digests
+        pool = stack.enter_context(
+            ThreadPoolExecutor(chunking.threads, thread_name_prefix="stockpot")
+        )
         futures: list[Future[None]] = [pool.submit(work) for _ in range(chunking.threads)]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
@@ -171,13 +186,14 @@ class _Worker:
         self,
         plan: Plan,
         sink: Sink,
-        chunk_elements: int,
+        chunking: Chunking,
         hashes: bool,
         allow_nonfinite: bool,
         compiled: bool,
         meter: Meter,
     ) -> None:
-        self._plan, self._sink, self._chunk = plan, sink, chunk_elements
+        self._plan, self._sink, self._chunk = plan, sink, chunking.chunk_elements
+        self._panel = chunking.panel_elements
         self._hashes, self._compiled, self._meter = hashes, compiled, meter
         self._allow_nonfinite = allow_nonfinite
         self._buffers: list[memoryview] = []
@@ -198,6 +214,10 @@ class _Worker:
             self._sink.write(key, 0, memoryview(plan.value))
             self._note(out_hash, memoryview(plan.value))
             self._meter.add(len(plan.value))
+        elif plan.graph is not None:
+            with np.errstate(all="ignore"):
+                if not self._compute(key, plan, out_hash, stop):
+                    return
         else:
             in_hashes = [self._hasher() for _ in plan.terms]
             readers = [self._plan.sources[term.model] for term in plan.terms]
@@ -217,6 +237,71 @@ class _Worker:
         if digest is not None:
             self.outputs = {key: digest}
         self._sink.tensor_done(key, digest)
+
+    def _compute(self, key: str, plan: TensorPlan, out_hash: blake3, stop: threading.Event) -> bool:
+        """Make a tensor with methods in it; False when another thread failed meanwhile."""
+        assert plan.graph is not None
+        readers = [self._plan.sources[term.model] for term in plan.terms]
+        hashes: dict[int, str] = {}
+        if plan.graph.needs_identities or self._hashes:
+            for i, term in enumerate(plan.terms):
+                hasher = self._hasher()
+                for start, end in _cuts(plan.info.n_elements, self._panel):
+                    data = self._read(i, term, readers[i], start, end)
+                    hasher.update(data)
+                    self._meter.add(data.nbytes if plan.graph.needs_identities else 0)
+                hashes[i] = hasher.hexdigest()
+                if stop.is_set():
+                    return False
+        counted = plan.graph.n_passes * plan.read_bytes
+
+        def read(i: int, start: int, end: int) -> memoryview:
+            nonlocal counted
+            data = self._read(i, plan.terms[i], readers[i], start, end)
+            self._meter.add(min(counted, data.nbytes))
+            counted -= min(counted, data.nbytes)
+            return data
+
+        def complain(i: int, start: int, row: Row) -> NoReturn:
+            self._refuse_nonfinite(
+                TensorPlan(plan.info, plan.cell, "combine", plan.terms[i : i + 1]),
+                [row], readers[i : i + 1], start,
+            )  # fmt: skip
+            raise AssertionError("the kernel found a value that is not finite")
+
+        computation = Computation(
+            plan.graph, self._plan.layout.canonical_key(key), plan.info.shape,
+            tuple(term.dtype for term in plan.terms), read, compiled=self._compiled,
+            allow_nonfinite=self._allow_nonfinite, complain=complain,
+        )  # fmt: skip
+        if not computation.prepare(self._panel, hashes, stop.is_set):
+            return False
+        for start, end in _cuts(plan.info.n_elements, self._panel):
+            if stop.is_set():
+                return False
+            values = computation.row(start, end)
+            result = self._buffer(1, (end - start) * plan.info.dtype.itemsize)
+            facts = narrow(values, Row(result, plan.info.dtype), compiled=self._compiled)
+            self._check(key, plan, facts)
+            self._sink.write(key, start, result)
+            self._note(out_hash, result)
+            self._meter.add(result.nbytes)
+        if self._hashes:
+            self.inputs = {(term.model, term.key): hashes[i] for i, term in enumerate(plan.terms)}
+        return True
+
+    def _read(self, i: int, term: Term, reader: Source, start: int, end: int) -> memoryview:
+        data = self._buffer(0, (end - start) * term.dtype.itemsize)
+        reader.read_into(term.key, start, end, data)
+        return data
+
+    def _check(self, key: str, plan: TensorPlan, facts: RowFacts) -> None:
+        if (facts.nonfinite_input or facts.overflow) and not self._allow_nonfinite:
+            raise CheckpointError(
+                f"{key}: a result is too large for {plan.info.dtype} (its largest number is "
+                f"{plan.info.dtype.max_value:g}); save in a wider type with --dtype, or check "
+                "the ratios"
+            )
 
     def _chunk_of(
         self,
@@ -247,11 +332,7 @@ class _Worker:
             facts = combine(rows, weights, Row(result, plan.info.dtype), compiled=self._compiled)
             if (facts.nonfinite_input or facts.overflow) and not self._allow_nonfinite:
                 self._refuse_nonfinite(plan, rows, readers, start)
-                raise CheckpointError(
-                    f"{key}: a result is too large for {plan.info.dtype} (its largest number is "
-                    f"{plan.info.dtype.max_value:g}); save in a wider type with --dtype, or check "
-                    "the ratios"
-                )
+            self._check(key, plan, facts)
         self._sink.write(key, start, result)
         if plan.action != "copy":  # its bytes were hashed when they were read
             self._note(out_hash, result)
@@ -282,3 +363,8 @@ class _Worker:
     def _note(self, hasher: blake3, data: memoryview) -> None:
         if self._hashes:
             hasher.update(data)
+
+
+def _cuts(n_elements: int, step: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, n_elements, step):
+        yield start, min(start + step, n_elements)

@@ -1,6 +1,50 @@
-"""How to merge a panel: plain functions on rows, one file a family."""
+"""How to merge a panel: plain functions on rows, one file a family; inner products of rows."""
 
+from stockpot.methods.contract import (
+    Doubles,
+    Method,
+    Parameters,
+    Task,
+    Work,
+    by_element,
+    by_gram,
+    by_tensor,
+    weighted_rows,
+)
 from stockpot.methods.doubtful import find_nonfinite
-from stockpot.methods.linear import HAS_COMPILED_KERNEL, Row, RowFacts, combine
+from stockpot.methods.gram import (
+    BLOCK_ELEMENTS,
+    Gram,
+    GramAccumulator,
+    one_blas_thread,
+    sum_grams,
+    widen,
+)
+from stockpot.methods.linear import HAS_COMPILED_KERNEL, Row, RowFacts, combine, narrow
+from stockpot.methods.table import METHODS, get_method
 
-__all__ = ["HAS_COMPILED_KERNEL", "Row", "RowFacts", "combine", "find_nonfinite"]
+__all__ = [
+    "BLOCK_ELEMENTS",
+    "HAS_COMPILED_KERNEL",
+    "METHODS",
+    "Doubles",
+    "Gram",
+    "GramAccumulator",
+    "Method",
+    "Parameters",
+    "Row",
+    "RowFacts",
+    "Task",
+    "Work",
+    "by_element",
+    "by_gram",
+    "by_tensor",
+    "combine",
+    "find_nonfinite",
+    "get_method",
+    "narrow",
+    "one_blas_thread",
+    "sum_grams",
+    "weighted_rows",
+    "widen",
+]

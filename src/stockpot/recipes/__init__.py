@@ -5,6 +5,7 @@ Knows nothing of tensors or of what files hold. `docs/recipe.md` specifies the t
 
 from __future__ import annotations
 
+from .atoms import Atom, Called, Invocation, Row, atoms_below, models_in
 from .building import (
     POOL,
     add_difference,
@@ -19,12 +20,13 @@ from .building import (
     weighted_sum,
 )
 from .canonical import canonical
+from .comparing import Difference, compare_folds
 from .document import DTYPES, MIX_KEYS, STATUSES, Origin, PoolEntry, Recipe, Save, make_recipe
 from .errors import MissingModelError
 from .exporters import export_recipe
 from .expressions import Call, Expr, Items, Name, Number, Text
-from .folding import Difference, Fold, TableRow, compare_folds, fold
-from .functions import FUNCTIONS, RESERVED, Function
+from .folding import Fold, TableRow, fold
+from .functions import FUNCTIONS, PLUGINS, RESERVED, find_function
 from .grammar import parse_expression
 from .guessing import likely_layout
 from .linting import Finding, lint
@@ -32,31 +34,39 @@ from .pictures import draw_graph, draw_shares
 from .printing import print_expression
 from .reading import parse_recipe, read_recipe
 from .renaming import models_below
+from .signatures import Function, Parameter
 
 __all__ = [
     "DTYPES",
     "FUNCTIONS",
     "MIX_KEYS",
+    "PLUGINS",
     "POOL",
     "RESERVED",
     "STATUSES",
+    "Atom",
     "Call",
+    "Called",
     "Difference",
     "Expr",
     "Finding",
     "Fold",
     "Function",
+    "Invocation",
     "Items",
     "MissingModelError",
     "Name",
     "Number",
     "Origin",
+    "Parameter",
     "PoolEntry",
     "Recipe",
+    "Row",
     "Save",
     "TableRow",
     "Text",
     "add_difference",
+    "atoms_below",
     "blocks",
     "call",
     "canonical",
@@ -64,6 +74,7 @@ __all__ = [
     "draw_graph",
     "draw_shares",
     "export_recipe",
+    "find_function",
     "fold",
     "glob",
     "lerp",
@@ -74,6 +85,7 @@ __all__ = [
     "mean",
     "model",
     "models_below",
+    "models_in",
     "parse_expression",
     "parse_recipe",
     "print_expression",

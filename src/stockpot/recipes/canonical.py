@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from .document import Origin, Recipe
 from .expressions import Call, Expr, Items
-from .functions import FUNCTIONS
+from .functions import find_function
 from .printing import print_expression
 
 __all__ = ["canonical"]
@@ -66,11 +66,13 @@ def _rebuilt(node: Expr, done: dict[int, Expr]) -> Expr:
     if not isinstance(node, Call):
         return node
     args = [done[id(arg)] for arg in node.args]
-    function = FUNCTIONS.get(node.function)
-    if function is not None and function.symmetric:
-        if len(args) == 1 and isinstance(args[0], Items):
-            args = [Items(tuple(sorted(args[0].items, key=print_expression)))]
-        else:
-            args.sort(key=print_expression)
+    function = find_function(node.function)
+    # A list of results has the order of its inputs, and something may count on that.
+    if function is not None and function.symmetric and function.gives != "list":
+        first = len(function.inputs) - 1
+        fixed, free = args[:first], args[first:]
+        if len(free) == 1 and isinstance(free[0], Items):
+            free = [Items(tuple(sorted(free[0].items, key=print_expression)))]
+        args = [*fixed, *sorted(free, key=print_expression)]
     options = tuple((name, done[id(value)]) for name, value in node.options)
     return Call(node.function, tuple(args), options)

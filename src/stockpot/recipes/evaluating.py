@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from stockpot.errors import Problem, UnknownNameError
 from stockpot.layouts import Layout
 
+from .calls import call_rule
 from .expressions import Call, Expr, Items, Name, Number, Text
-from .functions import FUNCTIONS, OPERATORS, Function
+from .functions import FUNCTIONS, OPERATORS, find_function
 from .globs import matches
 from .rules import LINEAR, Program, RuleError, components_rule, describe, operator_rule
+from .signatures import Function
 from .values import Amount, Listing, Mixture, Names, Value, Word
 
 __all__ = ["Evaluation", "evaluate"]
@@ -188,13 +190,22 @@ class _Walk:
             known = [arg for arg in args if arg is not None]
             return operator_rule(self.program, node.function, known) if len(known) == len(
                 args) else None  # fmt: skip
-        function = FUNCTIONS.get(node.function)
+        function = find_function(node.function)
         if function is None:
             error = UnknownNameError("function", node.function, FUNCTIONS)
             self.report(where, "unknown-function", str(error))
             return None
-        if not function.linear:
+        if function.kind == "kept" or (not function.linear and self.layout is None):
             return self.later(function, where)
+        if not function.linear:
+            if None in args or None in options.values():
+                return None
+            return call_rule(
+                self.program,
+                function,
+                [value for value in args if value is not None],
+                {name: value for name, value in options.items() if value is not None},
+            )
         if function.named:
             if args:
                 raise RuleError(f"`{function.name}` takes its numbers by name",
@@ -209,18 +220,19 @@ class _Walk:
             self.program, [arg for arg in bound if arg is not None])  # fmt: skip
 
     def later(self, function: Function, where: str) -> Value | None:
-        """A call that does not fold: fine when a recipe is read, a problem when it is folded."""
+        """A method when a recipe is read; when it is folded, a call that nothing here can do."""
         if self.layout is not None and function.name == "search":
             self.report(where, "hole", "a recipe with holes does not fold, but got `search`",
                         "put a number in its place, or let `stockpot tune` find it")  # fmt: skip
             return None
         if self.layout is not None:
-            self.report(where, "not-linear", f"only linear functions fold, but `{function.name}` "
-                        "is not one")  # fmt: skip
+            said = f"`{function.name}` is read and printed, but no method does it here"
+            self.report(where, "no-method", said, "see `stockpot methods` for those there are")
             return None
         if function.gives == "number":
             return Amount(None)
-        return Mixture(self.program.leaf(f"{function.name}(…)").op, None)
+        result = Mixture(self.program.leaf(f"{function.name}(…)").op, None)
+        return Listing((result,)) if function.gives == "list" else result
 
     def bind(
         self, function: Function, args: Sequence[Value | None], options: Mapping[str, Value | None]

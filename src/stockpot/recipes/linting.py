@@ -18,7 +18,7 @@ from stockpot.layouts import get_layout
 from .document import Recipe
 from .expressions import Call, Expr, Name, Number
 from .folding import Fold, fold
-from .functions import FUNCTIONS
+from .functions import find_function
 from .guessing import likely_layout
 from .importers import Imported, model_key
 from .numbers import number_text
@@ -120,7 +120,7 @@ def lint(
         folded = fold(recipe, get_layout(name))
     except RecipeError as error:
         for problem in error.problems:
-            if problem.code not in ("not-linear", "unresolved-glob", "hole"):
+            if problem.code not in ("no-method", "unresolved-glob", "hole"):
                 findings.append(
                     Finding(problem.code, problem.where, problem.message, problem.remedy)
                 )
@@ -193,7 +193,7 @@ def _bases(case: _Case) -> Iterator[Finding]:
     results = {name for name, e in case.recipe.let.items() if isinstance(e, Call)}
 
     for where, call in case.calls:
-        function = FUNCTIONS.get(call.function)
+        function = find_function(call.function)
         if function is not None and function.parameters[:1] == ("base",) and call.args:
             # A method over a method's result has no new deltas, so the largest call counts.
             known = deltas.get(getattr(call.args[0], "name", ""), (0, ""))[0]
@@ -213,7 +213,7 @@ def _bases(case: _Case) -> Iterator[Finding]:
 def _self_deltas(case: _Case) -> Iterator[Finding]:
     """A model minus itself."""
     for where, call in case.calls:
-        function = FUNCTIONS.get(call.function)
+        function = find_function(call.function)
         based = function is not None and function.parameters[:1] == ("base",)
         same: Expr | None = None
         if based and call.args and call.args[0] in call.args[1:]:
@@ -326,7 +326,7 @@ def _order(case: _Case) -> Iterator[Finding]:
             yield Finding("order-dependence", case.at(where), f"the masks of `{call.function}` "
                           "follow the order of the models where it was made, and not here: the "
                           "result is alike and not equal", "")  # fmt: skip
-        if not _linear(call.function) and FUNCTIONS.get(call.function) is not None:
+        if not _linear(call.function) and find_function(call.function) is not None:
             nested = [a.name for a in call.args if isinstance(a, Name) and a.name in results]
             same = [n for n in nested if getattr(case.recipe.let[n], "function", "")
                     == call.function]  # fmt: skip
@@ -337,7 +337,7 @@ def _order(case: _Case) -> Iterator[Finding]:
 
 
 def _linear(function: str) -> bool:
-    row = FUNCTIONS.get(function)
+    row = find_function(function)
     return row is None or row.linear
 
 
@@ -360,6 +360,8 @@ def _plain_means(case: _Case) -> Iterator[Finding]:
         return
     exact, near = [], []
     for row in case.folded.table():
+        if not all(isinstance(atom, str) for atom in row.coefficients):
+            continue
         values = list(row.coefficients.values())
         component = row.cells[0].component
         whole = sum(c.component == component for c in case.folded.rows) == len(row.cells)

@@ -54,8 +54,9 @@ def draw_shares(folded: Fold, title: str = "") -> str:
         title: A line above.
 
     Returns:
-        SVG: one row for each run of blocks with equal shares, one column for each model; blue for
-        what is added, red for what is taken away. Each field tells its exact share.
+        SVG: one row for each run of blocks with equal shares, one column for each model and each
+        result of a method; blue for what is added, red for what is taken away. Each field tells
+        its exact share.
 
     Raises:
         RecipeError: There are too many models to draw.
@@ -67,7 +68,8 @@ def draw_shares(folded: Fold, title: str = "") -> str:
         >>> draw_shares(fold(recipe, get_layout("sd1"))).count("<rect")
         7
     """
-    table, models = folded.table(), folded.models
+    table = folded.table()
+    models = folded.atoms if folded.calls else folded.models
     # EMA copies, schedules and unknown keys follow the rest and would only lengthen the picture.
     rows = [row for row in table if row.cells[0].component not in _MINOR] or table
     if len(models) > MAX_DRAWN:
@@ -80,7 +82,7 @@ def draw_shares(folded: Fold, title: str = "") -> str:
     for i, name in enumerate(models):
         x = left + width * i + width // 2
         parts.append(
-            f"<text transform='translate({x},{top - 8}) rotate(-50)'>{escape(name, 34)}</text>"
+            f"<text transform='translate({x},{top - 8}) rotate(-50)'>{escape(str(name), 34)}</text>"
         )
     for j, row in enumerate(rows):
         y = top + height * j

@@ -14,8 +14,8 @@ from typing import TypeAlias
 from .numbers import check_size
 
 __all__ = [
-    "Amount", "Arithmetic", "Fill", "Leaf", "Linear", "Listing", "Mixture", "Names", "Op",
-    "Scalar", "Value", "Word", "at", "is_zero",
+    "Amount", "Arithmetic", "Fill", "Invoke", "Leaf", "Linear", "Listing", "Mixture", "Names",
+    "Op", "Output", "Scalar", "Value", "Word", "at", "is_zero",
 ]  # fmt: skip
 
 Scalar: TypeAlias = "Fraction | tuple[Fraction, ...] | None"
@@ -37,11 +37,13 @@ class Mixture:
         total: Sum of its coefficients: 1 for a model, 0 for a difference, anything in between for
             a part of a sum.
         name: The pool's name, if it is just one entry.
+        base: The base of the method that made it, if one did.
     """
 
     op: int
     total: Scalar
     name: str | None = None
+    base: Mixture | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,34 @@ class Fill:
     right: int
 
 
-Op: TypeAlias = Leaf | Linear | Fill
+@dataclass(frozen=True, slots=True)
+class Invoke:
+    """A step that hands earlier steps to a method.
+
+    Attributes:
+        function: Name of the method.
+        inputs: The steps that it reads.
+        numbers: Its numbers, by name; each may differ from cell to cell.
+        words: Its texts, by name.
+        delta: Whether it gives differences of models, and no models.
+    """
+
+    function: str
+    inputs: tuple[int, ...]
+    numbers: tuple[tuple[str, Scalar], ...]
+    words: tuple[tuple[str, str], ...]
+    delta: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A step that takes one of the results of an `Invoke`."""
+
+    call: int
+    index: int
+
+
+Op: TypeAlias = Leaf | Linear | Fill | Invoke | Output
 
 
 class Arithmetic:

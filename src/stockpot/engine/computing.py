@@ -1,0 +1,287 @@
+"""One tensor through its graph: passes for statistics, then rows, panel by panel in doubles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from blake3 import blake3
+
+from stockpot.checkpoints import DType
+from stockpot.engine.graph import Apply, Graph, Load, Pick, Sum
+from stockpot.methods import Row, Task, Work, find_nonfinite, widen
+
+__all__ = ["Computation", "Reader"]
+
+Doubles = npt.NDArray[np.float64]
+
+#: Reads elements ``start … stop`` of a term; the bytes are valid until the next call.
+Reader = Callable[[int, int, int], memoryview]
+_ID_BYTES = 28
+
+
+@dataclass(frozen=True)
+class _Order:
+    """How the inputs of a method are taken.
+
+    Attributes:
+        inputs: Its rows' nodes in the order in which they stand in its panels.
+        place: Where each output of the recipe's order is found.
+        whole: The method whose panel of results is this one's panel as it is; else None.
+    """
+
+    inputs: tuple[int, ...]
+    place: tuple[int, ...]
+    whole: int | None
+
+
+class Computation:
+    """Makes one tensor.
+
+    Args:
+        graph: Its steps.
+        key: Its canonical name.
+        shape: Its shape.
+        dtypes: Element type of each term.
+        read: Reads a part of a term.
+        compiled: Use the C kernel.
+        allow_nonfinite: Let NaN and infinities through: a column that holds one in any input is
+            left out of statistics, and its result is NaN.
+        complain: Called with a term, the first element and the bytes where something is not
+            finite and must be; raises.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        key: str,
+        shape: tuple[int, ...],
+        dtypes: tuple[DType, ...],
+        read: Reader,
+        *,
+        compiled: bool,
+        allow_nonfinite: bool,
+        complain: Callable[[int, int, Row], None],
+    ) -> None:
+        self._graph, self._key, self._shape, self._dtypes = graph, key, shape, dtypes
+        self._read, self._compiled, self._complain = read, compiled, complain
+        self._allow = allow_nonfinite
+        self._n = int(np.prod(shape, dtype=np.int64))
+        self._orders: dict[int, _Order] = {}
+        self._works: dict[int, Work] = {}
+        self._sums: dict[int, tuple[tuple[float, int], ...]] = {}
+        self._loads: dict[int, Doubles] = {}
+        self._panels: dict[int, Doubles] = {}
+        self._bad: npt.NDArray[np.bool_] | None = None
+        self._start = self._stop = 0
+
+    def prepare(
+        self, step: int, tensor_hashes: Mapping[int, str], stop: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Run all passes before the last.
+
+        Args:
+            step: Elements of a panel, a multiple of 64.
+            tensor_hashes: Tensor hash of each term; needed where the graph needs identities.
+            stop: Asked between panels whether to give up.
+
+        Returns:
+            Whether rows can be made; False when it was stopped.
+        """
+        identities = self._identify(tensor_hashes)
+        tasks = {
+            i: Task(
+                self._key,
+                self._shape,
+                len(order.inputs),
+                self._apply(i).parameters,
+                tuple(identities[j] for j in order.inputs)
+                if self._apply(i).method.needs_identities
+                else (),
+            )
+            for i, order in self._orders.items()
+        }
+        settled: set[int] = set()
+        while len(settled) < len(self._graph.applies):
+            ready = []
+            for i in self._graph.applies:
+                if i in settled or not self._below(i) <= settled:
+                    continue
+                if i not in self._works:
+                    self._works[i] = self._apply(i).method.start(tasks[i])
+                if self._works[i].wants_pass:
+                    ready.append(i)
+                else:
+                    settled.add(i)
+            for start in range(0, self._n if ready else 0, step):
+                if stop():
+                    return False
+                self._begin(start, min(start + step, self._n))
+                for i in ready:
+                    self._works[i].gather(start, self._inputs(i))
+            for i in ready:
+                self._works[i].finish_pass()
+        return True
+
+    def row(self, start: int, stop: int) -> Doubles:
+        """Compute elements of the tensor; `prepare` comes first.
+
+        Args:
+            start: First element.
+            stop: One past the last.
+
+        Returns:
+            Shape ``[stop - start]``.
+        """
+        self._begin(start, stop)
+        result = np.empty(stop - start)
+        self._fill(self._graph.root, result)
+        if self._bad is not None:
+            result[self._bad] = np.nan
+        return result
+
+    def _apply(self, i: int) -> Apply:
+        node = self._graph.nodes[i]
+        assert isinstance(node, Apply)
+        return node
+
+    def _below(self, i: int) -> set[int]:
+        """Methods that a method's inputs come from."""
+        found: set[int] = set()
+        pending = list(self._apply(i).inputs)
+        while pending:
+            node = self._graph.nodes[pending.pop()]
+            if isinstance(node, Pick):
+                found.add(node.apply)
+            elif isinstance(node, Sum):
+                pending += [j for _, j in node.parts]
+        return found
+
+    def _identify(self, tensor_hashes: Mapping[int, str]) -> list[bytes]:
+        """Give each row a name that says what it is, and order inputs by these names."""
+        names: list[bytes] = []
+        for i, node in enumerate(self._graph.nodes):
+            if isinstance(node, Load):
+                # Where no order matters nobody asked for hashes, and places do.
+                content = tensor_hashes.get(node.term)
+                names.append(bytes.fromhex(content) if content else node.term.to_bytes(32, "big"))
+            elif isinstance(node, Sum):
+                parts = sorted((names[j], str(weight), j) for weight, j in node.parts)
+                self._sums[i] = tuple(
+                    (float(weight), j)
+                    for weight, j in sorted(
+                        node.parts, key=lambda part: (names[part[1]], part[0], part[1])
+                    )
+                )
+                hasher = blake3(b"sum")
+                for name, weight_text, _ in parts:
+                    hasher.update(name + weight_text.encode() + b"\0")
+                names.append(hasher.digest())
+            elif isinstance(node, Apply):
+                names.append(self._order(i, node, names))
+            else:
+                position = self._place(node)
+                names.append(names[node.apply][:_ID_BYTES] + position.to_bytes(4, "big"))
+        return names
+
+    def _order(self, i: int, node: Apply, names: list[bytes]) -> bytes:
+        free = range(node.first_free, len(node.inputs))
+        chosen = [*range(node.first_free), *sorted(free, key=lambda k: names[node.inputs[k]])]
+        inputs = tuple(node.inputs[k] for k in chosen)
+        place = [0] * len(chosen)
+        for position, k in enumerate(chosen):
+            place[k] = position
+        self._orders[i] = _Order(inputs, tuple(place), self._whole_of(inputs))
+        hasher = blake3(f"{node.method.name}\0{node.method.function.version}\0".encode())
+        for name, value in sorted(node.parameters.items()):
+            hasher.update(f"{name}={value}\0".encode())
+        for j in inputs:
+            hasher.update(names[j])
+        return hasher.digest()
+
+    def _whole_of(self, inputs: tuple[int, ...]) -> int | None:
+        """The method whose results, all of them and in their order, are the inputs."""
+        nodes = [self._graph.nodes[j] for j in inputs]
+        first = nodes[0]
+        if not isinstance(first, Pick) or self._apply(first.apply).n_outputs != len(inputs):
+            return None
+        for position, node in enumerate(nodes):
+            if not isinstance(node, Pick) or node.apply != first.apply:
+                return None
+            if self._place(node) != position:
+                return None
+        return first.apply
+
+    def _place(self, node: Pick) -> int:
+        """Which row of the method's results it is."""
+        many = self._apply(node.apply).n_outputs > 1
+        return self._orders[node.apply].place[node.output] if many else 0
+
+    def _begin(self, start: int, stop: int) -> None:
+        self._loads, self._panels = {}, {}
+        self._start, self._stop = start, stop
+        self._bad = None
+        if self._allow:
+            marks = [
+                find_nonfinite(self._read(term, start, stop), dtype)
+                for term, dtype in enumerate(self._dtypes)
+            ]
+            bad = np.logical_or.reduce(marks)
+            self._bad = bad if bad.any() else None
+
+    def _inputs(self, i: int) -> Doubles:
+        order = self._orders[i]
+        if order.whole is not None:
+            return self._results(order.whole)
+        panel = np.empty((len(order.inputs), self._stop - self._start))
+        for j, out in zip(order.inputs, panel, strict=True):
+            self._fill(j, out)
+        return panel
+
+    def _results(self, i: int) -> Doubles:
+        if i not in self._panels:
+            self._panels[i] = self._works[i].rows(self._start, self._inputs(i))
+        return self._panels[i]
+
+    def _fill(self, i: int, out: Doubles) -> None:
+        """Compute a row."""
+        node = self._graph.nodes[i]
+        if isinstance(node, Load):
+            if node.term in self._graph.shared:
+                out[:] = self._shared(node.term)
+            else:
+                self._load(node.term, out)
+        elif isinstance(node, Pick):
+            out[:] = self._results(node.apply)[self._place(node)]
+        else:
+            self._add_up(i, out)
+
+    def _add_up(self, i: int, out: Doubles) -> None:
+        scratch = np.empty_like(out)
+        for number, (weight, j) in enumerate(self._sums[i]):
+            part = scratch if number else out
+            self._fill(j, part)
+            if weight == -1 and number:
+                np.subtract(out, part, out=out)
+                continue
+            if weight != 1:
+                part *= weight
+            if number:
+                out += part
+
+    def _shared(self, term: int) -> Doubles:
+        if term not in self._loads:
+            self._loads[term] = np.empty(self._stop - self._start)
+            self._load(term, self._loads[term])
+        return self._loads[term]
+
+    def _load(self, term: int, out: Doubles) -> None:
+        row = Row(self._read(term, self._start, self._stop), self._dtypes[term])
+        if not widen(row, out, compiled=self._compiled):
+            if not self._allow:
+                self._complain(term, self._start, row)
+            assert self._bad is not None
+        if self._bad is not None:
+            out[self._bad] = 0

@@ -1,0 +1,276 @@
+"""What a method is to the engine: statistics over a tensor first, then rows, panel by panel.
+
+A method never sees a whole tensor unless it says so. It asks for passes over its inputs, gathers
+what it needs from their panels, and then turns panels into rows. Panels are doubles, ``[n, m]``:
+n inputs, m neighbouring elements. What it computes for an element must not depend on how panels
+are cut, so sums over elements run in fixed blocks (`gram`), and sums over inputs go row by row.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+
+from stockpot.methods.gram import BLOCK_ELEMENTS, Gram, GramAccumulator
+from stockpot.recipes import Function
+
+__all__ = [
+    "Doubles",
+    "Method",
+    "Parameters",
+    "Task",
+    "Work",
+    "by_element",
+    "by_gram",
+    "by_tensor",
+    "weighted_rows",
+]
+
+Doubles = npt.NDArray[np.float64]
+Parameters = Mapping[str, Fraction | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One tensor for a method to work on.
+
+    Attributes:
+        key: Canonical name of the tensor.
+        shape: Of the tensor.
+        n_inputs: Rows of every panel.
+        parameters: The call's numbers, exactly, and words; none is left out.
+        identities: Says of each input what it is; equal for equal contents. Empty unless the
+            method asks for them.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    n_inputs: int
+    parameters: Parameters
+    identities: tuple[bytes, ...] = ()
+
+    @property
+    def n_elements(self) -> int:
+        """Number of elements of the tensor."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def number(self, name: str) -> float:
+        """A parameter as a double.
+
+        Args:
+            name: Of a number.
+        """
+        return float(self.parameters[name])
+
+
+class Work(ABC):
+    """A method at work on one tensor: some passes, then rows.
+
+    Panels come in the order of elements, in every pass from the first to the last one.
+
+    Attributes:
+        wants_pass: Whether another pass over the inputs is needed before rows can be made.
+    """
+
+    wants_pass = False
+
+    def gather(self, start: int, panel: Doubles) -> None:  # noqa: B027 - not all have passes
+        """Look at a panel during a pass.
+
+        Args:
+            start: Index of its first element in the flattened tensor.
+            panel: Shape ``[n, m]``; not to be changed or kept.
+        """
+
+    def finish_pass(self) -> None:  # noqa: B027
+        """Draw conclusions at the end of a pass; sets `wants_pass`."""
+
+    @abstractmethod
+    def rows(self, start: int, panel: Doubles) -> Doubles:
+        """Compute results; may be called for a panel more than once, in any order.
+
+        Args:
+            start: Index of the first element.
+            panel: Shape ``[n, m]``; not to be changed.
+
+        Returns:
+            Shape ``[1, m]``, or ``[n, m]`` for a method that gives a list.
+        """
+
+
+def _nothing(n: int, shape: tuple[int, ...]) -> int:
+    return 0
+
+
+@final
+@dataclass(frozen=True)
+class Method:
+    """One row of the table of methods.
+
+    Attributes:
+        function: How it is called in recipes: name, options, formula, source, version.
+        start: Begins the work on a tensor.
+        passes: How often the inputs are read before the pass that makes rows.
+        scratch: Doubles that `rows` and `gather` need besides the panel and the result, for each
+            element of a panel of n rows.
+        held: Bytes that are kept from pass to pass, for n inputs of a shape.
+        memory: The same for people.
+        needs_identities: Whether it asks for its inputs' identities.
+    """
+
+    function: Function
+    start: Callable[[Task], Work]
+    passes: int = 0
+    scratch: Callable[[int], int] = lambda n: n
+    held: Callable[[int, tuple[int, ...]], int] = _nothing
+    memory: str = "a panel"
+    needs_identities: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.function.name
+
+
+def by_element(
+    function: Function,
+    rows: Callable[[Doubles, Parameters], Doubles],
+    scratch: Callable[[int], int] = lambda n: 2 * n,
+) -> Method:
+    """Make a method that treats every element on its own.
+
+    Args:
+        function: How it is called.
+        rows: From a panel ``[n, m]`` and parameters to ``[m]``, or to ``[n, m]`` for a list.
+        scratch: Doubles for each element of a panel of n rows.
+
+    Returns:
+        The method; it needs no pass of its own.
+    """
+    return Method(function, lambda task: _ByElement(task, rows), scratch=scratch)
+
+
+@final
+class _ByElement(Work):
+    def __init__(self, task: Task, rows: Callable[[Doubles, Parameters], Doubles]) -> None:
+        self._parameters, self._rows = task.parameters, rows
+
+    def rows(self, start: int, panel: Doubles) -> Doubles:
+        return np.atleast_2d(self._rows(panel, self._parameters))
+
+
+def by_gram(function: Function, weights: Callable[[Gram, Parameters], Sequence[float]]) -> Method:
+    """Make a method whose result is a weighted sum, the weights following from inner products.
+
+    Args:
+        function: How it is called.
+        weights: From the inner products of the inputs in a tensor to a weight for each input.
+
+    Returns:
+        The method; it needs one pass.
+    """
+    return Method(
+        function,
+        lambda task: _ByGram(task, weights),
+        passes=1,
+        scratch=lambda n: 2,
+        held=lambda n, shape: 16 * n * BLOCK_ELEMENTS + 80 * n * n,
+        memory="a panel, and an n×n matrix",
+    )
+
+
+@final
+class _ByGram(Work):
+    def __init__(self, task: Task, weights: Callable[[Gram, Parameters], Sequence[float]]) -> None:
+        self._parameters, self._solve = task.parameters, weights
+        self._sums: GramAccumulator | None = GramAccumulator(task.n_inputs)
+        self._weights: Sequence[float] = ()
+        self.wants_pass = True
+
+    def gather(self, start: int, panel: Doubles) -> None:
+        assert self._sums is not None
+        self._sums.add(panel)
+
+    def finish_pass(self) -> None:
+        assert self._sums is not None
+        self._weights = self._solve(self._sums.finish(), self._parameters)
+        self._sums = None
+        self.wants_pass = False
+
+    def rows(self, start: int, panel: Doubles) -> Doubles:
+        return weighted_rows(panel, self._weights)[None]
+
+
+def weighted_rows(panel: Doubles, weights: Sequence[float]) -> Doubles:
+    """Sum weighted rows, one after the other: the order of sums never depends on the cut.
+
+    Args:
+        panel: Shape ``[n, m]``.
+        weights: A weight for each row; rows of weight 0 are skipped.
+
+    Returns:
+        Shape ``[m]``.
+
+    Example:
+        >>> weighted_rows(np.array([[1.0, 2.0], [3.0, 4.0]]), [0.5, 1.0]).tolist()
+        [3.5, 5.0]
+    """
+    total = np.zeros(panel.shape[1])
+    scratch = np.empty_like(total)
+    for row, weight in zip(panel, weights, strict=True):
+        if weight == 1:
+            total += row
+        elif weight:
+            np.multiply(row, weight, out=scratch)
+            total += scratch
+    return total
+
+
+def by_tensor(
+    function: Function,
+    change: Callable[[Doubles, Parameters], Doubles],
+    factor: int,
+) -> Method:
+    """Make a method that needs its one input as a whole tensor.
+
+    Args:
+        function: How it is called.
+        change: From a tensor of doubles, of its own shape, and parameters to one of that shape.
+        factor: How many doubles an element it takes at most, input and result among them.
+
+    Returns:
+        The method; it needs one pass.
+    """
+    return Method(
+        function,
+        lambda task: _ByTensor(task, change),
+        passes=1,
+        scratch=lambda n: 0,
+        held=lambda n, shape: 8 * factor * int(np.prod(shape, dtype=np.int64)),
+        memory=f"one whole tensor, {8 * factor} bytes an element",
+    )
+
+
+@final
+class _ByTensor(Work):
+    def __init__(self, task: Task, change: Callable[[Doubles, Parameters], Doubles]) -> None:
+        self._task, self._change = task, change
+        self._whole = np.empty(task.n_elements)
+        self.wants_pass = True
+
+    def gather(self, start: int, panel: Doubles) -> None:
+        self._whole[start : start + panel.shape[1]] = panel[0]
+
+    def finish_pass(self) -> None:
+        tensor = self._whole.reshape(self._task.shape)
+        self._whole = np.ascontiguousarray(self._change(tensor, self._task.parameters)).reshape(-1)
+        self.wants_pass = False
+
+    def rows(self, start: int, panel: Doubles) -> Doubles:
+        return self._whole[None, start : start + panel.shape[1]]

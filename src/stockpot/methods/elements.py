@@ -1,0 +1,185 @@
+"""Methods that treat every element on its own: robust centres, elections, supermerger's formulas.
+
+Each is a function from a panel ``[n, m]`` and the call's parameters to a row ``[m]``, or to rows.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from stockpot.methods.contract import Doubles, Parameters
+
+__all__ = [
+    "elect", "element_geometric_median", "mean_of_kept", "median", "train_difference",
+    "trimmed_mean",
+]  # fmt: skip
+
+
+def median(panel: Doubles, parameters: Parameters) -> Doubles:
+    """The median of each element; where n is even, the middle of the two in the middle.
+
+    Args:
+        panel: Shape ``[n, m]``.
+        parameters: None.
+
+    Returns:
+        Shape ``[m]``.
+
+    Example:
+        >>> median(np.array([[1.0], [9.0], [2.0], [3.0]]), {}).tolist()
+        [2.5]
+    """
+    n = len(panel)
+    ranked = np.sort(panel, axis=0)
+    low, high = ranked[(n - 1) // 2], ranked[n // 2]
+    result: Doubles = low + (high - low) / 2
+    return result
+
+
+def trimmed_mean(panel: Doubles, parameters: Parameters) -> Doubles:
+    """The mean of each element without its k least and k greatest values.
+
+    Args:
+        panel: Shape ``[n, m]``.
+        parameters: ``cut``, a fraction: k = ⌊n·cut⌋, but at least one value stays.
+
+    Returns:
+        Shape ``[m]``.
+
+    Example:
+        >>> from fractions import Fraction
+        >>> trimmed_mean(np.array([[0.0], [1.0], [2.0], [99.0]]), {"cut": Fraction(1, 4)}).tolist()
+        [1.5]
+    """
+    n, cut = len(panel), parameters["cut"]
+    assert not isinstance(cut, str)
+    k = min(math.floor(n * cut), (n - 1) // 2)
+    # Sorted, so that the order of the sum is that of the values.
+    ranked = np.sort(panel, axis=0)[k : n - k]
+    total = np.zeros(panel.shape[1])
+    for row in ranked:
+        total += row
+    total /= len(ranked)
+    return np.clip(total, ranked[0], ranked[-1])
+
+
+def element_geometric_median(panel: Doubles, parameters: Parameters) -> Doubles:
+    """Weiszfeld's iteration on every element alone: a smooth way to the median.
+
+    From the mean on, y = Σ wᵢθᵢ / Σ wᵢ with wᵢ = 1/max(|θᵢ − y|, eps_guard). For an odd number of
+    values it nears the median; for an even one any point between the middle two is as good, and
+    the mean decides where between them it ends.
+
+    Args:
+        panel: Shape ``[n, m]``.
+        parameters: ``maxiter``, ``ftol``, ``eps_guard``.
+
+    Returns:
+        Shape ``[m]``.
+
+    Example:
+        >>> from fractions import Fraction as F
+        >>> options = {"maxiter": F(100), "ftol": F(0), "eps_guard": F(1, 10**6)}
+        >>> element_geometric_median(np.array([[1.0], [2.0], [99.0]]), options).round(4).tolist()
+        [2.0]
+    """
+    ranked = np.sort(panel, axis=0)  # one order, whatever came
+    guard, ftol = float(parameters["eps_guard"]), float(parameters["ftol"])
+    y = np.zeros(panel.shape[1])
+    for row in ranked:
+        y += row
+    y /= len(ranked)
+    moving = np.ones(len(y), bool)
+    before = np.full(len(y), np.inf)
+    for _ in range(int(parameters["maxiter"])):
+        columns = np.flatnonzero(moving)
+        if not len(columns):
+            break
+        at = y[columns]
+        weights, total, spread = np.zeros(len(at)), np.zeros(len(at)), np.zeros(len(at))
+        for row in ranked:
+            distance = np.abs(row[columns] - at)
+            spread += distance
+            weight = 1 / np.maximum(distance, guard)
+            weights += weight
+            total += weight * row[columns]
+        y[columns] = np.clip(total / weights, ranked[0, columns], ranked[-1, columns])
+        moving[columns] = np.abs(before[columns] - spread) > ftol * spread
+        before[columns] = spread
+    return y
+
+
+def elect(panel: Doubles, parameters: Parameters) -> Doubles:
+    """Keep each delta where it has the sign that all of them elect, TIES' second step.
+
+    Args:
+        panel: Deltas, shape ``[n, m]``.
+        parameters: ``elect``: by ``magnitude``, the sign of the sum; by ``count``, the sign that
+            more of them have (TIES-SOUP). A draw elects nobody.
+
+    Returns:
+        Shape ``[n, m]``: the deltas, with 0 where they dissent.
+
+    Example:
+        >>> panel = np.array([[3.0, 3.0], [-1.0, -1.0], [-1.0, 0.0]])
+        >>> elect(panel, {"elect": "magnitude"}).tolist()
+        [[3.0, 3.0], [0.0, 0.0], [0.0, 0.0]]
+        >>> elect(panel, {"elect": "count"}).tolist()
+        [[0.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]]
+    """
+    total = np.zeros(panel.shape[1])
+    for row in panel:
+        total += np.sign(row) if parameters["elect"] == "count" else row
+    sign = np.sign(total)
+    result = np.empty_like(panel)
+    for row, out in zip(panel, result, strict=True):
+        np.multiply(row, row * sign > 0, out=out)
+        out += 0.0  # no negative zeros
+    return result
+
+
+def mean_of_kept(panel: Doubles, parameters: Parameters) -> Doubles:
+    """The mean of the deltas that are not zero, TIES' third step.
+
+    Args:
+        panel: Deltas, shape ``[n, m]``.
+        parameters: None.
+
+    Returns:
+        Shape ``[m]``; 0 where all are.
+
+    Example:
+        >>> mean_of_kept(np.array([[3.0, 0.0], [1.0, 0.0], [0.0, 0.0]]), {}).tolist()
+        [2.0, 0.0]
+    """
+    total, count = np.zeros(panel.shape[1]), np.zeros(panel.shape[1])
+    for row in panel:
+        total += row
+        count += row != 0
+    result: Doubles = total / np.maximum(count, 1)
+    return result
+
+
+def train_difference(panel: Doubles, parameters: Parameters) -> Doubles:
+    """Supermerger's trainDifference: b − c, damped where b is near a.
+
+    Args:
+        panel: Rows a, b, c, shape ``[3, m]``.
+        parameters: ``t``.
+
+    Returns:
+        Shape ``[m]``: a + 1.8·t·(b − c)·|b − a|/(|b − c| + |b − a|).
+
+    Example:
+        >>> from fractions import Fraction
+        >>> train_difference(np.array([[0.0], [1.0], [0.0]]), {"t": Fraction(1)}).tolist()
+        [0.9]
+    """
+    a, b, c = panel
+    learnt, away = b - c, np.abs(b - a)
+    both = np.abs(learnt) + away
+    share = np.divide(away, both, out=np.zeros_like(both), where=both != 0)
+    result: Doubles = a + (float(parameters["t"]) * 1.8) * (learnt * share)
+    return result

@@ -1,0 +1,173 @@
+"""Order statistics of magnitudes, exact and streamed: thresholds and ranks without a sort.
+
+Magnitudes of doubles order as their bit patterns do, so counting patterns by their leading bits
+tells where in the order a value stands, up to the width of a bin. Bins are 1/2048 of an octave;
+deltas of half-precision models hold one value a bin there, which is noticed, and then all is known
+after one pass. Where a bin holds several values, further passes look at that bin alone.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+
+from stockpot.methods.contract import Doubles
+
+__all__ = ["N_BINS", "Counts", "Thresholds", "counts_bytes"]
+
+Bits = npt.NDArray[np.uint64]
+
+N_BINS = 1 << 16
+_SHIFT = np.uint64(41)  # 11 bits of a double's fraction and its exponent stay
+_OFFSET = ((1023 - 24) << 11) - 1  # bin 1 ends at the grain of half precision
+_SIGN = np.uint64((1 << 63) - 1)
+_FINE = 1 << 14
+
+
+def counts_bytes(n_rows: int) -> int:
+    """Bytes that the counts of some rows take.
+
+    Args:
+        n_rows: How many rows.
+    """
+    return n_rows * N_BINS * 13
+
+
+def patterns(values: Doubles) -> Bits:
+    """Bit patterns of magnitudes; they order as the magnitudes do."""
+    return np.ascontiguousarray(values).view(np.uint64) & _SIGN
+
+
+def bins_of(bits: Bits) -> npt.NDArray[np.int64]:
+    """The bin of each pattern: 0 for zero alone, then by magnitude."""
+    found = (bits >> _SHIFT).astype(np.int64) - _OFFSET
+    np.clip(found, 1, N_BINS - 1, out=found)
+    found[bits == 0] = 0
+    return found
+
+
+def _ends(number: int) -> tuple[int, int]:
+    """First pattern of a bin and the first beyond it."""
+    if number == 0:
+        return 0, 1
+    low = 1 if number == 1 else (number + _OFFSET) << 41
+    high = 1 << 63 if number == N_BINS - 1 else (number + 1 + _OFFSET) << 41
+    return low, high
+
+
+@final
+class Counts:
+    """How many magnitudes of each row fall into each bin.
+
+    Args:
+        n_rows: Rows of every panel.
+
+    Attributes:
+        counts: Shape ``[n, N_BINS]``.
+        seen: A pattern of each bin that is not empty.
+        mixed: Whether a bin holds several values.
+    """
+
+    def __init__(self, n_rows: int) -> None:
+        self.counts = np.zeros((n_rows, N_BINS), np.uint32)
+        self.seen = np.zeros((n_rows, N_BINS), np.uint64)
+        self.mixed = np.zeros((n_rows, N_BINS), bool)
+
+    def add(self, panel: Doubles) -> None:
+        """Count a panel.
+
+        Args:
+            panel: Shape ``[n, m]``.
+        """
+        for values, counts, seen, mixed in zip(
+            panel, self.counts, self.seen, self.mixed, strict=True
+        ):
+            bits = patterns(values)
+            bins = bins_of(bits)
+            fresh = counts[bins] == 0
+            seen[bins[fresh]] = bits[fresh]
+            mixed[bins[seen[bins] != bits]] = True
+            np.add.at(counts, bins, np.uint32(1))
+
+
+@final
+class Thresholds:
+    """Finds the magnitudes at given places of each row's order, exactly.
+
+    Args:
+        n_rows: Rows of every panel.
+        places: Indices into the ascending order of a row's magnitudes.
+
+    Attributes:
+        wants_pass: Whether it must see the panels again.
+        values: Once it needs no pass: the magnitudes, shape ``[n, len(places)]``.
+
+    Example:
+        >>> find = Thresholds(1, [2])
+        >>> while find.wants_pass:
+        ...     find.add(np.array([[5.0, -7.0, 0.0, 6.0]]))
+        ...     find.finish_pass()
+        >>> find.values.tolist()
+        [[6.0]]
+    """
+
+    def __init__(self, n_rows: int, places: list[int]) -> None:
+        self._places = places
+        self._counts: Counts | None = Counts(n_rows) if places else None
+        self.values = np.zeros((n_rows, len(places)))
+        self.wants_pass = bool(places)
+        # (row, place) -> lowest pattern, one past the highest, rank within, counts of sub-bins
+        self._open: dict[tuple[int, int], tuple[int, int, int]] = {}
+        self._fine: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
+
+    def add(self, panel: Doubles) -> None:
+        """Look at a panel.
+
+        Args:
+            panel: Shape ``[n, m]``.
+        """
+        if self._counts is not None:
+            self._counts.add(panel)
+            return
+        for (row, place), (low, high, _) in self._open.items():
+            bits = patterns(panel[row])
+            inside = bits[(bits >= low) & (bits < high)] - np.uint64(low)
+            np.add.at(self._fine[row, place], inside >> np.uint64(_step(low, high)), 1)
+
+    def finish_pass(self) -> None:
+        """Narrow the intervals."""
+        if self._counts is not None:
+            for row, counts in enumerate(self._counts.counts):
+                total = np.cumsum(counts, dtype=np.int64)
+                for i, place in enumerate(self._places):
+                    found = int(np.searchsorted(total, place, side="right"))
+                    if self._counts.mixed[row, found]:
+                        before = int(total[found]) - int(counts[found])
+                        self._open[row, i] = (*_ends(found), place - before)
+                    else:
+                        self.values[row, i] = self._counts.seen[row, found].view(np.float64)
+            self._counts = None
+        else:
+            self._narrow()
+        self._fine = {key: np.zeros(_FINE + 1, np.int64) for key in self._open}
+        self.wants_pass = bool(self._open)
+
+    def _narrow(self) -> None:
+        for key, (low, high, rank) in list(self._open.items()):
+            step = _step(low, high)
+            total = np.cumsum(self._fine[key])
+            found = int(np.searchsorted(total, rank, side="right"))
+            rank -= int(total[found]) - int(self._fine[key][found])
+            low, high = low + (found << step), min(high, low + ((found + 1) << step))
+            if high - low == 1:
+                self.values[key] = np.uint64(low).view(np.float64)
+                del self._open[key]
+            else:
+                self._open[key] = (low, high, rank)
+
+
+def _step(low: int, high: int) -> int:
+    """How far to shift an interval's patterns so that few enough bins are left."""
+    return max(0, (high - low - 1).bit_length() - 14)

@@ -1,0 +1,255 @@
+"""Deltas with elements dropped at random, by masks that depend on nothing but what they mask.
+
+The random number of an element is a function of the seed, the content of the model's tensor, the
+tensor's name, and the element's index. So masks are the same whatever the order of models, the cut
+of panels and the number of threads; equal inputs are told apart by a count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from fractions import Fraction
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+from blake3 import blake3
+
+from stockpot.methods.contract import Doubles, Task, Work
+from stockpot.methods.magnitudes import Counts, bins_of, counts_bytes, patterns
+
+__all__ = ["Masked", "held_by_masks", "random_bits"]
+
+Bits = npt.NDArray[np.uint64]
+
+# Elements whose fate the bins leave open and that wait for the next pass; more wait for their turn.
+_MOST_OPEN = 1 << 18
+_RANDOM = 53
+
+
+def random_bits(stream: tuple[int, int], start: int, count: int) -> Bits:
+    """Random patterns of 53 bits for some elements: a hash of their indices (SplitMix64, twice).
+
+    Args:
+        stream: Two 64-bit numbers that name the sequence.
+        start: Index of the first element.
+        count: How many.
+
+    Returns:
+        Shape ``[count]``, each below 2**53.
+
+    Example:
+        >>> both = random_bits((1, 2), 0, 8)
+        >>> bool((both[5:] == random_bits((1, 2), 5, 3)).all())
+        True
+    """
+    x = np.arange(start, start + count, dtype=np.uint64)
+    x *= np.uint64(0x9E3779B97F4A7C15)
+    x += np.uint64(stream[0])
+    _mix(x)
+    x ^= np.uint64(stream[1])
+    _mix(x)
+    x >>= np.uint64(64 - _RANDOM)
+    return x
+
+
+def _mix(x: Bits) -> None:
+    scratch = np.empty_like(x)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 0)):
+        np.right_shift(x, np.uint64(shift), out=scratch)
+        x ^= scratch
+        if factor:
+            x *= np.uint64(factor)
+
+
+def stream_of(seed: int, identity: bytes, key: str, twin: int) -> tuple[int, int]:
+    """Name the sequence of one input.
+
+    Args:
+        seed: The user's.
+        identity: What the input is.
+        key: Canonical name of the tensor.
+        twin: How many equal inputs came before.
+    """
+    hasher = blake3(f"{seed}\0{twin}\0{key}\0".encode())
+    hasher.update(identity)
+    digest = hasher.digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")
+
+
+def held_by_masks(n: int, shape: tuple[int, ...]) -> int:
+    """Bytes that masks by rank keep: counts, a bit for each element, what waits.
+
+    Args:
+        n: Number of inputs.
+        shape: Of the tensor.
+    """
+    n_elements = int(np.prod(shape, dtype=np.int64))
+    return counts_bytes(n) + n * (n_elements // 8 + 1) + 64 * _MOST_OPEN
+
+
+@final
+class Masked(Work):
+    """Drop elements with a probability (DARE, arXiv 2311.03099), or by rank (DELLA, 2406.11617).
+
+    An element stays with the probability (1 − p) + eps·(rank/N − (N + 1)/2N), kept within 0 … 1;
+    rank is that of its magnitude in its tensor, 1 to N, and equal magnitudes share their mid-rank,
+    so that no sort's habits show. What stays is divided by 1 − p where ``rescale`` is 1.
+
+    Args:
+        task: ``p``, ``eps``, ``rescale``, ``seed``; with identities.
+    """
+
+    def __init__(self, task: Task) -> None:
+        p, eps = task.parameters["p"], task.parameters["eps"]
+        rescale, seed = task.parameters["rescale"], task.parameters["seed"]
+        assert isinstance(p, Fraction) and isinstance(eps, Fraction) and isinstance(seed, Fraction)
+        twins: Counter[bytes] = Counter()
+        self._streams = []
+        for identity in task.identities:
+            self._streams.append(stream_of(int(seed), identity, task.key, twins[identity]))
+            twins[identity] += 1
+        self._n, self._size = task.n_inputs, task.n_elements
+        self._limit = np.uint64(int((1 - p) * 2**_RANDOM))
+        self._stay, self._eps = float(1 - p), float(eps)
+        self._factor = float(1 / (1 - p)) if rescale and p < 1 else 1.0
+        self._by_rank = eps != 0 and self._size > 0
+        self.wants_pass = self._by_rank
+        self._kept = np.zeros((self._n, -(-self._size // 8)) if self._by_rank else 0, np.uint8)
+        self._counts = Counts(self._n) if self._by_rank else None
+        self._before: npt.NDArray[np.uint32] | None = None
+        self._phase = "count"
+        self._resume = [0] * self._n
+        self._open: list[list[tuple[Bits, Bits, npt.NDArray[np.int64]]]] = []
+        self._waiting: list[_Waiting] = []
+
+    def gather(self, start: int, panel: Doubles) -> None:
+        """Look at a panel; see `Work.gather`."""
+        if self._phase == "count":
+            assert self._counts is not None
+            self._counts.add(panel)
+            return
+        for i, values in enumerate(panel):
+            if self._phase == "decide":
+                if start >= self._resume[i]:
+                    self._decide(i, start, values)
+            elif self._waiting[i].n:
+                self._waiting[i].add(values)
+
+    def finish_pass(self) -> None:
+        """Draw conclusions; see `Work.finish_pass`."""
+        if self._phase == "count":
+            assert self._counts is not None
+            self._before = np.cumsum(self._counts.counts, axis=1, dtype=np.uint32)
+            self._before -= self._counts.counts
+            self._begin_deciding()
+        elif self._phase == "decide":
+            self._waiting = [_Waiting(found) for found in self._open]
+            self._phase = "settle"
+            if not any(waiting.n for waiting in self._waiting):
+                self._finish_settling()
+        else:
+            for i, waiting in enumerate(self._waiting):
+                if waiting.n:
+                    keep = waiting.random < self._limits(waiting.ranks())
+                    self._put(i, waiting.index[keep])
+            self._finish_settling()
+
+    def rows(self, start: int, panel: Doubles) -> Doubles:
+        """Compute results; see `Work.rows`."""
+        result = np.empty_like(panel)
+        m = panel.shape[1]
+        for i, (row, out) in enumerate(zip(panel, result, strict=True)):
+            if self._by_rank:
+                first = start // 8
+                bits = np.unpackbits(self._kept[i, first : (start + m + 7) // 8])
+                keep = bits[start - 8 * first :][:m].view(bool)
+            else:
+                keep = random_bits(self._streams[i], start, m) < self._limit
+            np.multiply(row, keep, out=out)
+            if self._factor != 1:
+                out *= self._factor
+            out += 0.0  # no negative zeros
+        return result
+
+    def _begin_deciding(self) -> None:
+        self._phase = "decide"
+        self._open = [[] for _ in range(self._n)]
+        self._n_open = 0
+        # What is decided again in another round comes out the same; only open ones differ.
+        self._until = list(self._resume)
+        self._full = [False] * self._n
+
+    def _finish_settling(self) -> None:
+        self._resume = [
+            until if full else self._size
+            for until, full in zip(self._until, self._full, strict=True)
+        ]
+        self._waiting = []
+        if any(resume < self._size for resume in self._resume):
+            self._begin_deciding()
+        else:
+            self.wants_pass = False
+            self._counts = self._before = None
+
+    def _limits(self, ranks: Doubles) -> Doubles:
+        """The random numbers below which elements of such ranks stay; never falls back in order."""
+        n = self._size
+        chance = self._stay + self._eps * ((ranks - (n + 1) / 2) / n)
+        result: Doubles = np.clip(chance, 0.0, 1.0) * 2.0**_RANDOM
+        return result
+
+    def _decide(self, i: int, start: int, values: Doubles) -> None:
+        assert self._counts is not None and self._before is not None
+        if self._full[i]:
+            return
+        bits = patterns(values)
+        bins = bins_of(bits)
+        before = self._before[i][bins].astype(np.float64)
+        count = self._counts.counts[i][bins].astype(np.float64)
+        mixed = self._counts.mixed[i][bins]
+        middle = before + (count + 1) / 2
+        low = self._limits(np.where(mixed, before + 1, middle))
+        high = self._limits(np.where(mixed, before + count, middle))
+        random = random_bits(self._streams[i], start, len(values))
+        keep = random < np.minimum(low, high)
+        unsure = np.flatnonzero(~keep & (random < np.maximum(low, high)))
+        if self._n_open + len(unsure) > _MOST_OPEN and self._n_open:
+            self._full[i], self._until[i] = True, start
+            return
+        packed = np.packbits(keep)
+        self._kept[i, start // 8 : start // 8 + len(packed)] = packed
+        if len(unsure):
+            self._n_open += len(unsure)
+            self._open[i].append((bits[unsure], random[unsure], unsure + start))
+
+    def _put(self, i: int, index: npt.NDArray[np.int64]) -> None:
+        np.bitwise_or.at(self._kept[i], index >> 3, (128 >> (index & 7)).astype(np.uint8))
+
+
+class _Waiting:
+    """Elements of a row whose exact rank is needed: counts what is less and what is equal."""
+
+    def __init__(self, found: list[tuple[Bits, Bits, npt.NDArray[np.int64]]]) -> None:
+        empty = np.zeros(0, np.uint64)
+        self.bits = np.concatenate([bits for bits, _, _ in found] or [empty])
+        self.random = np.concatenate([random for _, random, _ in found] or [empty])
+        self.index = np.concatenate([i for _, _, i in found] or [empty.astype(np.int64)])
+        self.n = len(self.bits)
+        self._values, self._which = np.unique(self.bits, return_inverse=True)
+        self._less = np.zeros(len(self._values) + 1, np.int64)
+        self._equal = np.zeros(len(self._values) + 1, np.int64)
+
+    def add(self, values: Doubles) -> None:
+        bits = patterns(values)
+        place = np.searchsorted(self._values, bits)
+        self._less += np.bincount(place, minlength=len(self._less))
+        inside = place < len(self._values)
+        hits = place[inside][self._values[place[inside]] == bits[inside]]
+        self._equal += np.bincount(hits, minlength=len(self._equal))
+
+    def ranks(self) -> Doubles:
+        # place p counts values within (v[p-1], v[p]]: those not above v[p] end at its last rank.
+        last = np.cumsum(self._less)[:-1]
+        middle = last - (self._equal[:-1] - 1) / 2
+        return middle[self._which]
