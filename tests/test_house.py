@@ -66,8 +66,9 @@ def _silent(body: list[ast.stmt]) -> Iterator[str]:
 PUBLIC = {
     "stockpot.checkpoints": (
         "DTYPES DType FileHashes FileSink GeneratedSource Header JoinedSource MemorySink "
-        "MemorySource SafetensorsFile Sink Source TensorInfo content_hash encode_header file_bytes "
-        "file_hashes free_bytes get_dtype hash_tensors in_file_order open_checkpoint read_header"
+        "MemorySource SafetensorsFile Sink Source TensorInfo TorchFile content_hash encode_header "
+        "file_bytes file_hashes free_bytes get_dtype hash_tensors in_file_order open_checkpoint "
+        "read_header"
     ),
     "stockpot.methods": (
         "BLOCK_ELEMENTS Doubles Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method Parameters "
@@ -83,7 +84,7 @@ PUBLIC = {
     "stockpot.errors": (
         "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError OutputError "
         "OutputExistsError PreflightError Problem ProblemsError RecipeError StockpotError "
-        "TruncatedFileError UnknownNameError VerificationError"
+        "TruncatedFileError UnknownNameError UnsafeFileError VerificationError"
     ),
 }
 

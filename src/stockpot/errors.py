@@ -7,6 +7,7 @@ StockpotError
 ├── CheckpointError             a file is not what it must be
 │   ├── HeaderError             its header breaks the format
 │   ├── TruncatedFileError      it ends before the bytes its header promises
+│   ├── UnsafeFileError         it asks for something that only an attack needs
 │   └── VerificationError       what was read back differs from what was written
 ├── UnknownNameError            a name that no table has; suggests near ones
 ├── LayoutError                 keys or shapes that no known architecture explains
@@ -39,6 +40,7 @@ __all__ = [
     "StockpotError",
     "TruncatedFileError",
     "UnknownNameError",
+    "UnsafeFileError",
     "VerificationError",
 ]
 
@@ -102,6 +104,10 @@ class HeaderError(CheckpointError):
 
 class TruncatedFileError(CheckpointError):
     """A file ends before the bytes that its header promises."""
+
+
+class UnsafeFileError(CheckpointError):
+    """A file asks for something that only an attack needs; nothing of it was run."""
 
 
 class VerificationError(CheckpointError):

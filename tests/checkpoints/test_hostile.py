@@ -36,10 +36,18 @@ HOSTILE = {
     ),
     "a length beyond all reason": (
         forge({"a": GOOD}, length=2**63),
-        "a header may have 100000000 bytes, but this one claims 9223372036854775808",
+        "a header may have 25000000 bytes, but this one claims 9223372036854775808",
+    ),
+    "a header of 100 MB": (
+        forge(b"", b"", length=100_000_000),
+        "a header may have 25000000 bytes, but this one claims 100000000",
+    ),
+    "a header with more values than there can be": (
+        forge(b'{"a":[' + b"0," * 500_001 + b"0]}"),
+        "a header may have 500000 values, but this one has more",
     ),
     "no header": (forge(b""), "the header must begin with '{'; it is not a safetensors file"),
-    "a pickle": (b"\x80\x02}q\x00." + bytes(90), "it is not a safetensors file"),
+    "a pickle": (b"\x80\x02}q\x00." + bytes(90), "the file is a pickle, but not one of torch.save"),
     "a list": (forge(b"[]"), "the header must begin with '{'"),
     "broken JSON": (forge(b'{"a":'), "the header is not JSON"),
     "two documents": (forge(b"{}{}"), "the header is not JSON: Extra data"),
@@ -55,6 +63,14 @@ HOSTILE = {
     "a control character in a key": (
         forge({"a\0F16": GOOD}),
         r"'a\x00F16': a key must not hold control characters",
+    ),
+    "a control character of the upper half in a key": (
+        forge({"\x9b2J": GOOD}),
+        r"'\x9b2J': a key must not hold control characters",
+    ),
+    "a key without end": (
+        forge({"a" * 1001: GOOD}),
+        "a key may have 1000 characters, but this one has 1001",
     ),
     "an escape sequence in a key": (
         forge({"\x1b[2J": GOOD}),

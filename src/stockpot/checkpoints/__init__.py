@@ -7,6 +7,7 @@ from stockpot.checkpoints.header import Header, encode_header, read_header
 from stockpot.checkpoints.sinks import FileSink, MemorySink, Sink, file_bytes, in_file_order
 from stockpot.checkpoints.sources import GeneratedSource, MemorySource, Source, TensorInfo
 from stockpot.checkpoints.storage import free_bytes
+from stockpot.checkpoints.torch_files import TorchFile
 
 __all__ = [
     "DTYPES",
@@ -22,6 +23,7 @@ __all__ = [
     "Sink",
     "Source",
     "TensorInfo",
+    "TorchFile",
     "content_hash",
     "encode_header",
     "file_bytes",

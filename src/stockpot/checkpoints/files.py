@@ -1,4 +1,4 @@
-"""Checkpoints on disk: a safetensors file, a sharded one with its index, a diffusers folder."""
+"""Checkpoints on disk: a file of safetensors or torch, a sharded one, a diffusers folder."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from typing import Any, final
 from stockpot.checkpoints import storage
 from stockpot.checkpoints.header import Header, read_header
 from stockpot.checkpoints.sources import Source, TensorInfo
+from stockpot.checkpoints.torch_files import TorchFile, looks_like_torch
 from stockpot.errors import CheckpointError, HeaderError
 
 __all__ = ["JoinedSource", "SafetensorsFile", "open_checkpoint"]
 
-_INDEX_SUFFIX = ".safetensors.index.json"
-_MOST_INDEX_BYTES = 100_000_000
+_SUFFIXES = (".safetensors", ".bin")
+"""Of files in folders, in the order in which they are looked for."""
+_TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
+_INDEX_SUFFIXES = tuple(f"{suffix}.index.json" for suffix in _SUFFIXES)
+_MOST_INDEX_BYTES = 8_000_000
 _SHARD_PREFERENCE = ("", ".fp16", ".bf16")
 
 
@@ -93,6 +97,7 @@ class JoinedSource(Source):
         self.name = name
         self._parts = [part for _, part in parts]
         self.files = tuple(file for part in self._parts for file in part.files)
+        self.notes = tuple(f"{part.name}: {note}" for part in self._parts for note in part.notes)
         self._owner: dict[str, tuple[Source, str]] = {}
         tensors: dict[str, TensorInfo] = {}
         metadata: dict[str, str] = {}
@@ -123,22 +128,44 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Source:
     """Open what people call a checkpoint; only headers are read.
 
     Args:
-        path: A ``.safetensors`` file; a ``.safetensors.index.json`` of a sharded one; a diffusers
+        path: A file of safetensors or of ``torch.save`` (``.ckpt``, ``.pt``, ``.bin``), told apart
+            by their first bytes; the ``.index.json`` of a sharded one; a diffusers
             folder (one with ``model_index.json``), whose keys get the component's folder as a
             prefix, such as ``unet/conv_in.weight``; or a folder with one index or one file.
 
     Returns:
-        The checkpoint, open; close it, or use it in a ``with``.
+        The checkpoint, open; close it, or use it in a ``with``. Its notes say if a file's name
+        ends as those of another format do.
 
     Raises:
-        CheckpointError: Nothing readable is there, or a header breaks the format.
+        CheckpointError: Nothing readable is there, or a header breaks the format; an
+            `UnsafeFileError` where a torch file names what only an attack needs.
     """
     place = Path(path)
     if place.is_dir():
         return _open_folder(place)
-    if place.name.endswith(_INDEX_SUFFIX):
+    if place.name.endswith(_INDEX_SUFFIXES):
         return _open_index(place)
-    return SafetensorsFile(place)
+    return _open_file(place)
+
+
+def _open_file(path: Path) -> Source:
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise CheckpointError(f"{path}: the file cannot be opened: {error.strerror}") from error
+    suffix = path.suffix.lower()
+    source: Source
+    if looks_like_torch(head):
+        source = TorchFile(path)
+        if suffix == ".safetensors":
+            source.notes += (f"the name ends in {suffix}, but it is a file of torch.save",)
+    else:
+        source = SafetensorsFile(path)
+        if suffix in _TORCH_SUFFIXES:
+            source.notes += (f"the name ends in {suffix}, but it is a safetensors file",)
+    return source
 
 
 def _open_folder(folder: Path) -> Source:
@@ -146,12 +173,12 @@ def _open_folder(folder: Path) -> Source:
         parts: list[tuple[str, Source]] = []
         try:
             for component in sorted(child for child in folder.iterdir() if child.is_dir()):
-                if any(component.glob("*.safetensors")):
+                if any(file.suffix in _SUFFIXES for file in component.iterdir()):
                     parts.append((f"{component.name}/", _open_weights(component)))
             if not parts:
                 raise CheckpointError(
-                    f"{folder}: the diffusers folder must hold safetensors files, but has none; "
-                    "save it with safe_serialization=True"
+                    f"{folder}: the diffusers folder must hold .safetensors or .bin files, but "
+                    "has none; save it with safe_serialization=True"
                 )
             return JoinedSource(str(folder), parts)
         except BaseException:
@@ -162,21 +189,27 @@ def _open_folder(folder: Path) -> Source:
 
 
 def _open_weights(folder: Path) -> Source:
-    indexes = sorted(folder.glob(f"*{_INDEX_SUFFIX}"))
-    if len(indexes) == 1:
-        return _open_index(indexes[0])
-    files = sorted(folder.glob("*.safetensors"))
-    if not indexes and len(files) == 1:
-        return SafetensorsFile(files[0])
-    # diffusers keeps variants side by side: the plain name first, then half precision.
-    for variant in _SHARD_PREFERENCE:
-        for stem in ("diffusion_pytorch_model", "model"):
-            candidate = folder / f"{stem}{variant}.safetensors"
-            if not indexes and candidate in files:
-                return SafetensorsFile(candidate)
+    found: list[Path] = []
+    for suffix in _SUFFIXES:
+        # Where both are, they are the same weights.
+        indexes = sorted(folder.glob(f"*{suffix}.index.json"))
+        if len(indexes) == 1:
+            return _open_index(indexes[0])
+        files = sorted(folder.glob(f"*{suffix}"))
+        if not indexes and len(files) == 1:
+            return _open_file(files[0])
+        # diffusers keeps variants side by side: the plain name first, then half precision.
+        for variant in _SHARD_PREFERENCE:
+            for stem in ("diffusion_pytorch_model", "pytorch_model", "model"):
+                candidate = folder / f"{stem}{variant}{suffix}"
+                if not indexes and candidate in files:
+                    return _open_file(candidate)
+        found = indexes + files
+        if found:
+            break
     raise CheckpointError(
-        f"{folder}: a folder must hold one safetensors file or one index, but has "
-        f"{len(files)} files and {len(indexes)} indexes; name the one you mean"
+        f"{folder}: a folder must hold one .safetensors or .bin file or one index, but has "
+        f"{len(found)} such files; name the one you mean"
     )
 
 
@@ -185,7 +218,7 @@ def _open_index(path: Path) -> Source:
     parts: list[tuple[str, Source]] = []
     try:
         for shard in sorted(set(weight_map.values())):
-            parts.append(("", SafetensorsFile(path.parent / shard)))
+            parts.append(("", _open_file(path.parent / shard)))
         joined = JoinedSource(str(path), parts)
     except BaseException:
         for _, part in parts:

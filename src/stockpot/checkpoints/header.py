@@ -11,6 +11,7 @@ Source: the format's description in the safetensors project.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,12 +22,18 @@ from stockpot.checkpoints.dtypes import DTYPES
 from stockpot.checkpoints.sources import TensorInfo
 from stockpot.errors import HeaderError, TruncatedFileError
 
-__all__ = ["Header", "encode_header", "read_header"]
+__all__ = ["Header", "checked_key", "encode_header", "read_header"]
 
-MAX_HEADER_BYTES = 100_000_000
+# The format allows 100 MB, whose JSON can take gigabytes of memory. Headers of real models have
+# less than one, those of training metadata a few.
+MAX_HEADER_BYTES = 25_000_000
+MAX_VALUES = 500_000
 MAX_DIMENSIONS = 32
+MAX_KEY_CHARS = 1000
 _METADATA = "__metadata__"
 _FIELDS = {"dtype", "shape", "data_offsets"}
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,37 @@ def read_header(descriptor: int, file_bytes: int, name: str) -> Header:
         )
     raw = bytearray(length)
     storage.read_at(descriptor, 8, memoryview(raw), name)
-    return _checked(_parsed(bytes(raw), name), file_bytes - 8 - length, 8 + length, name)
+    return _checked(_parsed(raw, name), file_bytes - 8 - length, 8 + length, name)
+
+
+def checked_key(key: str, name: str) -> str:
+    """Check a tensor's key, whatever the format of its file.
+
+    Control characters would garble terminals, and could make two models look like one to the
+    content hash.
+
+    Args:
+        key: From a file.
+        name: The file's name, for the message.
+
+    Returns:
+        The key.
+
+    Raises:
+        HeaderError: It is longer than any real one, or holds control characters.
+
+    Example:
+        >>> checked_key("v_pred", "a.safetensors")
+        'v_pred'
+    """
+    if len(key) > MAX_KEY_CHARS:
+        raise HeaderError(
+            f"{name}: {key[:40]!a}…: a key may have {MAX_KEY_CHARS} characters, but this one has "
+            f"{len(key)}; the file is damaged or made to deceive"
+        )
+    if _CONTROL.search(key):
+        raise HeaderError(f"{name}: {key!a}: a key must not hold control characters")
+    return key
 
 
 def encode_header(
@@ -100,6 +137,7 @@ def encode_header(
 
     Raises:
         ValueError: The header does not fit `n_bytes`.
+        HeaderError: It would be longer than what `read_header` takes.
     """
     entries: dict[str, object] = {_METADATA: dict(metadata)} if metadata else {}
     position = 0
@@ -113,50 +151,75 @@ def encode_header(
         position = end
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     size = -(-(8 + len(text)) // 8) * 8 if n_bytes is None else n_bytes
+    if size - 8 > MAX_HEADER_BYTES:
+        raise HeaderError(
+            f"a header may have {MAX_HEADER_BYTES} bytes, but these tensors and metadata need "
+            f"{size - 8}; leave metadata out"
+        )
     if 8 + len(text) > size:
         raise ValueError(f"the header needs {8 + len(text)} bytes, but only {size} were reserved")
     return struct.pack("<Q", size - 8) + text.ljust(size - 8)
 
 
-def _parsed(raw: bytes, name: str) -> dict[str, Any]:
+def _parsed(raw: bytearray, name: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise HeaderError(f"{name}: {twice!r} stands twice in the header; it is damaged")
+            raise HeaderError(
+                f"{name}: {twice[:MAX_KEY_CHARS]!r} stands twice in the header; it is damaged"
+            )
         return found
 
     def refuse(text: str) -> float:
         raise HeaderError(f"{name}: the header holds {text[:40]}, where only whole numbers may be")
 
-    if not raw.lstrip().startswith(b"{"):
+    if not raw[:64].lstrip().startswith(b"{"):
         raise HeaderError(f"{name}: the header must begin with '{{'; it is not a safetensors file")
-    try:
-        parsed = json.loads(
-            raw.decode("utf-8"),
-            object_pairs_hook=unique,
-            parse_constant=refuse,
-            parse_float=refuse,
+    # Outside of strings, each value but the first of its kind costs a comma.
+    if _STRING.sub(b"", raw).count(b",") > MAX_VALUES:
+        raise HeaderError(
+            f"{name}: a header may have {MAX_VALUES} values, but this one has more; "
+            "it is damaged or made to fill the memory"
         )
+    has_escapes = b"\\u" in raw
+    try:
+        text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise HeaderError(f"{name}: the header is not UTF-8 (byte {error.start})") from error
+    raw.clear()
+    try:
+        parsed = json.loads(
+            text, object_pairs_hook=unique, parse_constant=refuse, parse_float=refuse
+        )
     except RecursionError:
         raise HeaderError(f"{name}: the header is nested too deep") from None
     except HeaderError:
         raise
     except ValueError as error:
-        raise HeaderError(f"{name}: the header is not JSON: {error}") from error
+        # The error itself would keep the whole text in memory.
+        reason = str(error)
+    else:
+        reason = ""
+    if reason:
+        raise HeaderError(f"{name}: the header is not JSON: {reason}")
     assert isinstance(parsed, dict)  # it began with a brace
-    if b"\\u" in raw and not _is_text(parsed):
+    if has_escapes and not _is_text(parsed):
         raise HeaderError(f"{name}: the header holds half of a UTF-16 pair; it is damaged")
     return parsed
 
 
 def _is_text(parsed: dict[str, Any]) -> bool:
     """Whether all texts that are kept can be written; escapes can smuggle lone surrogates in."""
+    metadata = parsed.get(_METADATA)
     try:
-        json.dumps([list(parsed), parsed.get(_METADATA)], ensure_ascii=False).encode()
+        for key in parsed:
+            key.encode()
+        for pair in metadata.items() if isinstance(metadata, dict) else ():
+            for text in pair:
+                if isinstance(text, str):
+                    text.encode()
     except UnicodeEncodeError:
         return False
     return True
@@ -194,10 +257,7 @@ def _checked(parsed: dict[str, Any], data_bytes: int, start: int, name: str) -> 
 
 
 def _entry(key: str, entry: Any, name: str) -> tuple[TensorInfo, int, int]:
-    where = f"{name}: {key}"
-    # They would garble terminals, and could make two models look like one to the content hash.
-    if any(ord(char) < 32 or ord(char) == 127 for char in key):
-        raise HeaderError(f"{name}: {key!a}: a key must not hold control characters")
+    where = f"{name}: {checked_key(key, name)}"
     if not isinstance(entry, dict) or set(entry) != _FIELDS:
         raise HeaderError(f"{where}: an entry must have exactly {sorted(_FIELDS)}")
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:

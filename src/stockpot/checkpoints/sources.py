@@ -61,12 +61,14 @@ class Source(ABC):
         tensors: Every tensor by key, in the order of the file.
         metadata: The checkpoint's own metadata: strings only, untrusted.
         files: The files that it reads, which nobody may write to meanwhile; none by default.
+        notes: Sentences on how the tensors were found in the file, where that is worth knowing.
     """
 
     name: str
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
     files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def read_into(self, key: str, start: int, stop: int, out: memoryview) -> None:
