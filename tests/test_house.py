@@ -71,9 +71,10 @@ PUBLIC = {
     ),
     "stockpot.methods": "HAS_COMPILED_KERNEL Row RowFacts combine find_nonfinite",
     "stockpot.engine": (
-        "DEFAULT_MEMORY Chunking Digests History InputRecord MergeResult Plan Progress "
-        "ProgressCallback Settings Step TensorPlan Term make_plan merge merge_in_memory open_pool "
-        "parse_size read_history run_plan size_text take_chunks"
+        "DEFAULT_MEMORY Book Chunking Digests History InputFound InputRecord Labels MergeResult "
+        "Part Plan Progress ProgressCallback Route Settings Shelf Step TensorPlan Term Verdict "
+        "find_route make_plan merge merge_in_memory open_pool parse_size read_history read_labels "
+        "replay run_plan size_text take_chunks verify"
     ),
     "stockpot.compare": "ComponentFacts Inspection inspect_checkpoint",
     "stockpot.errors": (

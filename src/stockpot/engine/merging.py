@@ -13,13 +13,17 @@ from stockpot.checkpoints import (
     FileSink,
     MemorySink,
     MemorySource,
+    Sink,
     Source,
     content_hash,
+    encode_header,
     file_bytes,
     free_bytes,
     open_checkpoint,
 )
 from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, size_text, take_chunks
+from stockpot.engine.history import Step
+from stockpot.engine.labels import with_sha256
 from stockpot.engine.plan import Plan, make_plan
 from stockpot.engine.provenance import (
     component_hashes,
@@ -30,10 +34,10 @@ from stockpot.engine.provenance import (
     untold,
 )
 from stockpot.engine.running import Digests, Meter, ProgressCallback, run_plan
-from stockpot.errors import CheckpointError, PreflightError, Problem
+from stockpot.errors import CheckpointError, PreflightError, Problem, VerificationError
 from stockpot.recipes import Recipe, models_below
 
-__all__ = ["MergeResult", "Settings", "merge", "merge_in_memory", "open_pool"]
+__all__ = ["Again", "MergeResult", "Settings", "compute", "merge", "merge_in_memory", "open_pool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class Settings:
         chunk_elements: Length of the pieces in which tensors are read; None lets the budget say.
         hashes: Hash all that is read and written, so that the file can say what it is made of.
             Without it the re-read check has nothing to compare with.
+        sha256: Read the inputs' files once more for the hashes by which A1111 and model sites know
+            them. They become part of the recipe that the output carries.
         verify: Read the output back before it gets its name.
         allow_nonfinite: Let NaN and infinities through.
         overwrite: Replace an existing output.
@@ -56,6 +62,7 @@ class Settings:
     threads: int = 0
     chunk_elements: int | None = None
     hashes: bool = True
+    sha256: bool = False
     verify: bool = True
     allow_nonfinite: bool = False
     overwrite: bool = False
@@ -90,6 +97,19 @@ class MergeResult:
     elapsed_s: float
     chunking: Chunking
     notes: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A step that was done before, and whose file is to come out again byte for byte.
+
+    Attributes:
+        step: What is recorded of it.
+        header_bytes: Length of the file's header; 0 where that is not known.
+    """
+
+    step: Step
+    header_bytes: int = 0
 
 
 @contextmanager
@@ -138,6 +158,7 @@ def merge(
     dtype: str | Mapping[str, str] | None = None,
     settings: Settings = Settings(),  # noqa: B008 - frozen
     progress: ProgressCallback | None = None,
+    again: Again | None = None,
 ) -> MergeResult:
     """Merge checkpoints into a new file, in one pass.
 
@@ -150,6 +171,7 @@ def merge(
             says, else what the inputs share.
         settings: Memory, threads, checks.
         progress: Is told how far the merge is.
+        again: What was made before and must come out again, or nothing is saved.
 
     Returns:
         What was made.
@@ -157,6 +179,7 @@ def merge(
     Raises:
         RecipeError: The recipe says something impossible.
         PreflightError: The inputs do not fit; nothing was read or written.
+        VerificationError: The output is not what was expected; nothing was saved.
         OutputExistsError: The output is there already.
         OutputError: The output cannot be written.
         CheckpointError: An input cannot be read or holds NaN; nothing was saved.
@@ -179,13 +202,19 @@ def merge(
                 dtype=dtype,
                 settings=settings,
                 progress=progress,
+                again=again,
             )
     start = time.monotonic()
     path = Path(output)
+    if settings.sha256:
+        n_files = sum(file.stat().st_size for source in sources.values() for file in source.files)
+        recipe = with_sha256(recipe, sources, Meter("sha256", n_files, progress).add)
     plan = make_plan(recipe, sources, dtype)
     chunking = _chunking(plan, settings)
     ancestry = trace(plan)
-    metadata = stand_in(plan, ancestry, settings.hashes)
+    metadata = stand_in(plan, ancestry, settings.hashes, again.step if again else None)
+    if again is not None:
+        metadata = _roomy(plan, metadata, again.header_bytes)
     n_bytes = file_bytes(plan.infos, metadata)
     _check_output(plan, path, n_bytes)
     sink = FileSink(
@@ -197,18 +226,16 @@ def merge(
         plan=plan.digest,
     )
     try:
-        digests = run_plan(
-            plan,
-            sink,
-            chunking,
-            hashes=settings.hashes,
-            allow_nonfinite=settings.allow_nonfinite,
-            compiled=_compiled(settings),
-            progress=progress,
-        )
+        digests = compute(plan, sink, settings, progress, chunking)
         if settings.hashes:
             hash_the_rest(plan, ancestry, digests)
-        metadata = describe(plan, ancestry, digests)
+        content = content_hash(plan.infos, digests.outputs) if settings.hashes else None
+        if again is not None and content != again.step.content:
+            raise VerificationError(
+                f"{path}: the recipe should make weights with content hash {again.step.content}, "
+                f"but makes {content}; nothing was saved"
+            )
+        metadata = describe(plan, ancestry, digests, again.step if again else None)
         check = Meter("checking", plan.written_bytes, progress)
         sink.commit(metadata, check.add)
     except BaseException:
@@ -217,7 +244,7 @@ def merge(
     return MergeResult(
         path,
         plan,
-        content_hash(plan.infos, digests.outputs) if settings.hashes else None,
+        content,
         component_hashes(plan, digests) if settings.hashes else {},
         n_bytes,
         time.monotonic() - start,
@@ -250,23 +277,52 @@ def merge_in_memory(
         RecipeError: The recipe says something impossible.
         PreflightError: The inputs do not fit.
     """
+    if settings.sha256:
+        recipe = with_sha256(recipe, sources)
     plan = make_plan(recipe, sources, dtype)
-    chunking = _chunking(plan, settings)
     sink = MemorySink(plan.infos)
-    digests: Digests = run_plan(
-        plan,
-        sink,
-        chunking,
-        hashes=settings.hashes,
-        allow_nonfinite=settings.allow_nonfinite,
-        compiled=_compiled(settings),
-        progress=progress,
-    )
+    digests = compute(plan, sink, settings, progress)
     ancestry = trace(plan)
     if settings.hashes:
         hash_the_rest(plan, ancestry, digests)
     sink.commit(describe(plan, ancestry, digests))
     return sink.source("merge")
+
+
+def compute(
+    plan: Plan,
+    sink: Sink,
+    settings: Settings,
+    progress: ProgressCallback | None = None,
+    chunking: Chunking | None = None,
+) -> Digests:
+    """Run a plan as the settings say.
+
+    Args:
+        plan: What to do.
+        sink: Where rows go; it is neither committed nor aborted here.
+        settings: Memory, threads, checks.
+        progress: Is told how far the run is.
+        chunking: How to cut the work; by default so that it fits the memory.
+
+    Returns:
+        Hashes of all that was read and written.
+    """
+    return run_plan(
+        plan,
+        sink,
+        chunking or _chunking(plan, settings),
+        hashes=settings.hashes,
+        allow_nonfinite=settings.allow_nonfinite,
+        compiled=_compiled(settings),
+        progress=progress,
+    )
+
+
+def _roomy(plan: Plan, metadata: dict[str, str], header_bytes: int) -> dict[str, str]:
+    """Metadata that make the header at least so long."""
+    spare = header_bytes - len(encode_header(plan.infos, metadata))
+    return {**metadata, "format": metadata["format"] + " " * max(0, spare)}
 
 
 def _compiled(settings: Settings) -> bool:
