@@ -6,17 +6,16 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from stockpot.checkpoints import open_checkpoint
 from stockpot.engine import MergeResult, Settings, Shelf, find_route, merge, read_history, replay
-from stockpot.errors import CheckpointError, PreflightError, VerificationError
+from stockpot.errors import PreflightError
 from stockpot.recipes import PoolEntry, make_recipe
 from stockpot.zoo import member
 

@@ -22,7 +22,7 @@ from stockpot.checkpoints import (
     open_checkpoint,
 )
 from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, size_text, take_chunks
-from stockpot.engine.history import Step
+from stockpot.engine.history import Step, read_history
 from stockpot.engine.labels import with_sha256
 from stockpot.engine.plan import Plan, make_plan
 from stockpot.engine.provenance import (
@@ -30,6 +30,7 @@ from stockpot.engine.provenance import (
     describe,
     hash_the_rest,
     stand_in,
+    tell,
     trace,
     untold,
 )
@@ -37,7 +38,16 @@ from stockpot.engine.running import Digests, Meter, ProgressCallback, run_plan
 from stockpot.errors import CheckpointError, PreflightError, Problem, VerificationError
 from stockpot.recipes import Recipe, models_below
 
-__all__ = ["Again", "MergeResult", "Settings", "compute", "merge", "merge_in_memory", "open_pool"]
+__all__ = [
+    "Again",
+    "MergeResult",
+    "Settings",
+    "check_again",
+    "compute",
+    "merge",
+    "merge_in_memory",
+    "open_pool",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +222,10 @@ def merge(
     plan = make_plan(recipe, sources, dtype)
     chunking = _chunking(plan, settings)
     ancestry = trace(plan)
-    metadata = stand_in(plan, ancestry, settings.hashes, again.step if again else None)
-    if again is not None:
-        metadata = _roomy(plan, metadata, again.header_bytes)
+    if again is None:
+        metadata = stand_in(plan, ancestry, settings.hashes)
+    else:
+        metadata = _roomy(plan, tell(plan, ancestry, again.step), again.header_bytes)
     n_bytes = file_bytes(plan.infos, metadata)
     _check_output(plan, path, n_bytes)
     sink = FileSink(
@@ -230,12 +241,11 @@ def merge(
         if settings.hashes:
             hash_the_rest(plan, ancestry, digests)
         content = content_hash(plan.infos, digests.outputs) if settings.hashes else None
-        if again is not None and content != again.step.content:
-            raise VerificationError(
-                f"{path}: the recipe should make weights with content hash {again.step.content}, "
-                f"but makes {content}; nothing was saved"
-            )
-        metadata = describe(plan, ancestry, digests, again.step if again else None)
+        metadata = describe(plan, ancestry, digests)
+        if again is not None:
+            check_again(again.step, metadata, str(path))
+            # Equal in all that was computed: which version computed it is told as it was.
+            metadata = tell(plan, ancestry, again.step)
         check = Meter("checking", plan.written_bytes, progress)
         sink.commit(metadata, check.add)
     except BaseException:
@@ -317,6 +327,41 @@ def compute(
         compiled=_compiled(settings),
         progress=progress,
     )
+
+
+def check_again(step: Step, metadata: Mapping[str, str], name: str) -> None:
+    """Refuse a result that is not what the record of a step says.
+
+    Args:
+        step: The record.
+        metadata: Of the result.
+        name: What to call it in messages.
+
+    Raises:
+        VerificationError: Its weights, or the inputs that were read, differ.
+    """
+    history = read_history(metadata, name)
+    last = history.last if history is not None else step
+    if last.content != step.content:
+        raise VerificationError(
+            f"{name}: the recipe should make weights with content hash {step.content}, but makes "
+            f"{last.content} (recorded with {_versions(step)}; now {_versions(last)}); "
+            "nothing was saved"
+        )
+    if _read(last) != _read(step):
+        raise VerificationError(
+            f"{name}: the weights come out as recorded, but other parts of the inputs were read; "
+            "nothing was saved"
+        )
+
+
+def _read(step: Step) -> dict[str, tuple[dict[str, str | None], str | None]]:
+    return {name: (dict(record.components), record.made) for name, record in step.inputs.items()}
+
+
+def _versions(step: Step) -> str:
+    methods = ", ".join(f"{name} {version}" for name, version in sorted(step.methods.items()))
+    return f"stockpot {step.version}, methods: {methods or 'not told'}"
 
 
 def _roomy(plan: Plan, metadata: dict[str, str], header_bytes: int) -> dict[str, str]:

@@ -43,6 +43,7 @@ __all__ = [
     "describe",
     "hash_the_rest",
     "stand_in",
+    "tell",
     "trace",
     "untold",
 ]
@@ -122,9 +123,7 @@ def hash_the_rest(plan: Plan, ancestry: Ancestry, digests: Digests) -> None:
             digests.inputs.update({(name, key): value for key, value in hashes.items()})
 
 
-def describe(
-    plan: Plan, ancestry: Ancestry, digests: Digests, again: Step | None = None
-) -> dict[str, str]:
+def describe(plan: Plan, ancestry: Ancestry, digests: Digests) -> dict[str, str]:
     """Metadata for the output.
 
     Args:
@@ -132,26 +131,20 @@ def describe(
         ancestry: Of the plan.
         digests: Hashes of all tensors; empty where hashing was off, and then no hash is claimed
             and no history is carried on.
-        again: The same step as it was recorded once: which versions ran it is told as there.
 
     Returns:
         Strings only: ``format``, ``stockpot.*``, A1111's and ModelSpec's fields.
     """
-    known = bool(digests.outputs)
+    known = digests if digests.outputs else None
     records = {}
-    earlier: dict[str, Step] = {}
     for name in sorted(plan.sources):
-        record = _record(plan, name, ancestry.reads[name], digests if known else None)
+        record = _record(plan, name, ancestry.reads[name], known)
         history = ancestry.histories.get(name)
         if known and history is not None and _agrees(history.last, record):
-            made = history.last.content
-            assert made is not None  # `trace` keeps no others
-            earlier |= {made: history.last, **history.earlier}
-            record = replace(record, made=made)
+            record = replace(record, made=history.last.content)
         records[name] = record
-    recipe = _portable(plan.fold.recipe)
     last = Step(
-        recipe.to_yaml(),
+        _portable(plan.fold.recipe).to_yaml(),
         stockpot.__version__,
         plan.layout.name,
         records,
@@ -160,45 +153,53 @@ def describe(
         methods=_method_versions(plan),
         dtypes=_dtypes(plan),
     )
-    if again is not None:
-        last = replace(
-            last,
-            version=again.version,
-            methods=again.methods,
-            dtypes=again.dtypes,
-            seed=again.seed,
-        )
-    # What an input says in other programs' terms holds only while its weights are those it had.
-    labels = {
-        name: found
-        for name, found in ancestry.labels.items()
-        if records[name].made or PROVENANCE_KEY not in plan.sources[name].metadata
-    }
-    keys = {name: model_key(recipe.pool[name].sha256, record) for name, record in records.items()}
+    return tell(plan, ancestry, last)
+
+
+def tell(plan: Plan, ancestry: Ancestry, last: Step) -> dict[str, str]:
+    """Metadata for the output of a step that is known in every part.
+
+    Args:
+        plan: What was done.
+        ancestry: Of the plan.
+        last: The step.
+
+    Returns:
+        As `describe`.
+    """
+    earlier: dict[str, Step] = {}
+    labels = {}
+    for name, record in sorted(last.inputs.items()):
+        if record.made is not None and name in ancestry.histories:
+            history = ancestry.histories[name]
+            earlier |= {record.made: history.last, **history.earlier}
+        # What an input says in other programs' terms holds while its weights are those it had.
+        if record.made is not None or PROVENANCE_KEY not in plan.sources[name].metadata:
+            labels[name] = ancestry.labels.get(name, Labels())
+    pool = plan.fold.recipe.pool
+    keys = {name: model_key(pool[name].sha256, record) for name, record in last.inputs.items()}
+    predicts_v = _V_MARKER in plan.tensors
     return {
         "format": "pt",
-        **modelspec_labels(plan.layout.name, list(records), _V_MARKER in plan.tensors, labels),
+        **modelspec_labels(plan.layout.name, sorted(last.inputs), predicts_v, labels),
         **a1111_labels(step_label(plan.fold, keys), keys, labels),
         **History(last, earlier).to_metadata(),
     }
 
 
-def stand_in(
-    plan: Plan, ancestry: Ancestry, hashes: bool, again: Step | None = None
-) -> dict[str, str]:
+def stand_in(plan: Plan, ancestry: Ancestry, hashes: bool) -> dict[str, str]:
     """Metadata of at least the length that `describe` will give, to reserve room with.
 
     Args:
         plan: What will be done.
         ancestry: Of the plan.
         hashes: Whether hashes will be computed.
-        again: The same step as it was recorded once.
 
     Returns:
         Strings only.
     """
     if not hashes:
-        return describe(plan, ancestry, Digests({}, {}), again)
+        return describe(plan, ancestry, Digests({}, {}))
     outputs = dict.fromkeys(plan.tensors, _NO_HASH)
     inputs = {
         (name, key): _NO_HASH
@@ -211,8 +212,7 @@ def stand_in(
         name: replace(history, last=replace(history.last, components={}))
         for name, history in ancestry.histories.items()
     }
-    digests = Digests(outputs, inputs)
-    told = describe(plan, replace(ancestry, histories=hopeful), digests, again)
+    told = describe(plan, replace(ancestry, histories=hopeful), Digests(outputs, inputs))
     room = sum(len(history.to_json()) for history in ancestry.histories.values())
     # A model may then be told in our own words, where a parent's were expected.
     more = sum(len(a1111_labels({}, {n: _NO_HASH}, {})[MODELS_LABEL]) + 20 for n in plan.sources)

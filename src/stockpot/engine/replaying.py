@@ -22,6 +22,7 @@ from stockpot.engine.merging import (
     Again,
     MergeResult,
     Settings,
+    check_again,
     compute,
     merge,
     merge_in_memory,
@@ -35,7 +36,6 @@ from stockpot.errors import (
     PreflightError,
     Problem,
     UnknownNameError,
-    VerificationError,
 )
 from stockpot.layouts import Layout, get_layout
 from stockpot.recipes import Recipe, parse_recipe
@@ -238,7 +238,7 @@ def _prepared(
                 held += plan.written_bytes
                 rest = replace(settings, memory=settings.memory - held)
                 made[key] = merge_in_memory(recipe, sources, settings=rest, progress=progress)
-                _compare(step, read_history(made[key].metadata))
+                check_again(step, made[key].metadata, f"step {key[:12]}")
                 continue
             if not folder:
                 name = stack.enter_context(tempfile.TemporaryDirectory(".replay", "", place))
@@ -285,20 +285,6 @@ def _planned(recipe: Recipe, sources: Mapping[str, Source], step: Step) -> Plan:
             ]
         )
     return plan
-
-
-def _compare(step: Step, again: History | None) -> None:
-    if again is None or again.last.content != step.content:
-        came = again.last.content if again is not None else None
-        raise VerificationError(
-            f"an earlier step should make weights with content hash {step.content}, but makes "
-            f"{came} (recorded: {_versions(step)}; now: {_versions(again.last) if again else '?'})"
-        )
-
-
-def _versions(step: Step) -> str:
-    methods = ", ".join(f"{name} {version}" for name, version in sorted(step.methods.items()))
-    return f"stockpot {step.version}, methods {methods or 'not told'}"
 
 
 def _missing(name: str, record: InputRecord, shelf: Shelf) -> Problem:
