@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stockpot.cli.output import print_json, safe_text, shown_progress
+from stockpot.cli.output import note, print_json, safe_text, shown_progress
 from stockpot.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def recipe_of_file(file: File, json_: Json = False) -> None:
         history = read_history(source.metadata, source.name)
     if history is None:
         raise CheckpointError(f"{file}: there is no recipe in it; another program wrote the file")
+    if not history.intact:
+        note("note: the recipe, or the record beside it, was changed after the merge")
     if json_:
         print_json(
             [

@@ -18,16 +18,19 @@ class Retold(Source):
     Args:
         source: Where the tensors come from; closing this does not close it.
         metadata: What to tell instead of its own.
+
+    Attributes:
+        told_by: The checkpoint itself.
     """
 
     def __init__(self, source: Source, metadata: Mapping[str, str]) -> None:
-        self._source = source
+        self.told_by = source
         self.name, self.tensors, self.files = source.name, source.tensors, source.files
         self.metadata = metadata
 
     def read_into(self, key: str, start: int, stop: int, out: memoryview) -> None:
         """Read from the other; see `Source.read_into`."""
-        self._source.read_into(key, start, stop, out)
+        self.told_by.read_into(key, start, stop, out)
 
     def close(self) -> None:
         """Nothing of its own is held."""
@@ -47,7 +50,14 @@ class PlannedSource(Source):
         self.tensors = plan.infos
         self.metadata: Mapping[str, str] = {}
         self.files = tuple(file for source in plan.sources.values() for file in source.files)
-        self._plan = plan
+        self._made: dict[str, bytes] = {}
+        self._where: dict[str, tuple[Source, str]] = {}
+        for key, tensor in plan.tensors.items():
+            if tensor.action == "make":
+                self._made[key] = tensor.value
+            else:
+                (term,) = tensor.terms
+                self._point(key, plan.sources[term.model], term.key)
 
     @staticmethod
     def fits(plan: Plan) -> bool:
@@ -61,16 +71,26 @@ class PlannedSource(Source):
     def read_into(self, key: str, start: int, stop: int, out: memoryview) -> None:
         """Read from the input that the plan would copy; see `Source.read_into`."""
         info = self.checked_range(key, start, stop, out)
-        tensor = self._plan.tensors[key]
-        if tensor.action == "make":
+        if key in self._made:
             size = info.dtype.itemsize
-            out.cast("B")[:] = tensor.value[start * size : stop * size]
+            out.cast("B")[:] = self._made[key][start * size : stop * size]
         else:
-            (term,) = tensor.terms
-            self._plan.sources[term.model].read_into(term.key, start, stop, out)
+            source, name = self._where[key]
+            source.read_into(name, start, stop, out)
 
     def close(self) -> None:
         """The inputs belong to somebody else."""
+
+    def _point(self, key: str, source: Source, name: str) -> None:
+        """Point to where the bytes really are, so that a long chain is read in one hop."""
+        while isinstance(source, Retold):
+            source = source.told_by
+        if not isinstance(source, PlannedSource):
+            self._where[key] = source, name
+        elif name in source._made:
+            self._made[key] = source._made[name]
+        else:
+            self._where[key] = source._where[name]
 
 
 @final
