@@ -15,9 +15,10 @@ from safetensors.numpy import save_file
 
 from stockpot.checkpoints import open_checkpoint
 from stockpot.engine import MergeResult, Settings, Shelf, find_route, merge, read_history, replay
-from stockpot.errors import PreflightError
+from stockpot.errors import CheckpointError, PreflightError, VerificationError
 from stockpot.recipes import PoolEntry, make_recipe
 from stockpot.zoo import member
+from stockpot.zoo.variants import derive
 
 BLOCKS = ", ".join(str(number / 27) for number in range(27))
 RAW = ("style-outline", "style-glossy", "content-warm", "te-trained", "content-night", "base",
@@ -169,3 +170,95 @@ def test_a1111_reads_strings_with_hashes_of_all_ancestors(chain: Path) -> None:
     assert made["soup"]["model_hashes"] == {name: hashes[name] for name in RAW[:3]}
     assert made["swapped"]["mix"]["te"] == '"te-trained"'
     assert str(chain.parent) not in json.dumps(metadata)
+
+
+def one_step(tmp_path: Path, mix: str, **files: Path) -> tuple[Path, Path]:
+    """Merge files under the names given, and put them into a pool under others."""
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    entries = {name: PoolEntry(str(path)) for name, path in files.items()}
+    merge(make_recipe(mix, entries), tmp_path / "out.safetensors", settings=Settings(threads=1))
+    for number, path in enumerate(files.values()):
+        shutil.copy(path, pool / f"{number}.safetensors")
+    return tmp_path / "out.safetensors", pool
+
+
+def test_blocks_that_were_read_alone_are_found(tmp_path: Path) -> None:
+    """Of a large component that was read in part, only that part is hashed, and named."""
+    weights = ", ".join(["1"] + ["0"] * 26)
+    file, pool = one_step(tmp_path, f'lerp(a, b, blocks("autombw", [{weights}]))',
+                          a=member("base").path, b=member("style-glossy").path)  # fmt: skip
+    history = read_history(metadata_of(file))
+    assert history is not None
+    assert history.last.inputs["b"].parts["unet"].blocks == ("IN00",)
+    assert not history.last.inputs["b"].parts["unet"].keys
+    replayed(file, pool, tmp_path / "again.safetensors")
+    assert sha256(tmp_path / "again.safetensors") == sha256(file)
+
+
+def test_keys_that_filled_a_gap_are_found(tmp_path: Path) -> None:
+    broken = derive(member("style-outline").path, "missing-key", tmp_path)
+    file, pool = one_step(tmp_path, "a | b", a=broken, b=member("base").path)
+    history = read_history(metadata_of(file))
+    assert history is not None
+    (key,) = history.last.inputs["b"].parts["unet"].keys
+    assert key.endswith("attn2.to_k.weight") and not key.startswith("model.")
+    assert "unet" not in history.last.inputs["a"].parts
+    replayed(file, pool, tmp_path / "again.safetensors")
+    assert sha256(tmp_path / "again.safetensors") == sha256(file)
+
+
+def test_a_later_version_makes_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, pool = one_step(tmp_path, "mean(a, b)", a=member("base").path, b=member("outlier").path)
+    monkeypatch.setattr("stockpot.__version__", "99.0")
+    replayed(file, pool, tmp_path / "again.safetensors")
+    assert sha256(tmp_path / "again.safetensors") == sha256(file)
+
+
+def test_an_edited_recipe_makes_nothing(tmp_path: Path) -> None:
+    file, pool = one_step(
+        tmp_path, "lerp(a, b, 0.25)", a=member("base").path, b=member("outlier").path
+    )
+    data = file.read_bytes().replace(b"lerp(a, b, 0.25)", b"lerp(a, b, 0.26)")
+    file.write_bytes(data)
+    with pytest.raises(VerificationError, match="the recipe should make weights"):
+        replayed(file, pool, tmp_path / "again.safetensors")
+    assert not (tmp_path / "again.safetensors").exists()
+
+
+def test_files_without_a_recipe_or_hashes_say_so(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no recipe of Stockpot in it"):
+        replayed(member("base").path, tmp_path, tmp_path / "again.safetensors")
+    path = tmp_path / "unhashed.safetensors"
+    recipe = make_recipe("a", {"a": PoolEntry(str(member("base").path))})
+    merge(recipe, path, settings=Settings(threads=1, hashes=False))
+    with pytest.raises(CheckpointError, match="has no hashes"):
+        replayed(path, tmp_path, tmp_path / "again.safetensors")
+
+
+def test_a_pool_is_searched_with_all_that_opens(tmp_path: Path) -> None:
+    """Folders of diffusers and sharded files count as one checkpoint each, broken ones as none."""
+    from safetensors.numpy import load_file
+
+    weights = load_file(member("outlier").path)
+    halves = sorted(weights)[: len(weights) // 2], sorted(weights)[len(weights) // 2 :]
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    names = [f"m-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    for name, keys in zip(names, halves, strict=True):
+        save_file({key: weights[key] for key in keys}, shards / name)
+    table = {key: name for name, keys in zip(names, halves, strict=True) for key in keys}
+    index = shards / "m.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": table}), encoding="utf-8")
+    (tmp_path / "broken.safetensors").write_bytes(b"x" * 20)
+    shelf = Shelf(tmp_path)
+    assert [book.path for book in shelf.books] == [index]
+    assert len(shelf.notes) == 1 and "broken" in str(shelf.notes[0])
+    recipe = make_recipe("a", {"a": PoolEntry(str(member("outlier").path))})
+    out = tmp_path / "out"
+    out.mkdir()
+    merge(recipe, out / "x.safetensors", settings=Settings(threads=1))
+    replayed(out / "x.safetensors", shards, out / "again.safetensors")
+    assert sha256(out / "again.safetensors") == sha256(out / "x.safetensors")

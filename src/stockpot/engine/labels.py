@@ -168,15 +168,18 @@ def step_label(fold: Fold, keys: Mapping[str, str | None]) -> dict[str, Any]:
     recipe = canonical(fold.recipe)
     pool = {name: replace(recipe.pool[name], sha256=keys.get(name)) for name in fold.models}
     more: dict[str, Any] = {"type": "stockpot", "model_hashes": {n: keys.get(n) for n in pool}}
-    for mix in (recipe.mix, _as_one_of_three(fold)):
-        # Save and origin name files of whoever wrote the recipe.
-        bare = Recipe(pool, mix, save=replace(recipe.save, file=None)) if mix else None
+    # As it is written where that can be said; else what it comes to.
+    as_written = recipe.mix if models_below(recipe) == set(pool) and not recipe.let else None
+    for mix in (as_written, _as_one_of_three(fold)):
+        if mix is None:
+            continue
+        # Without the file to save and the origin: they name files of whoever wrote the recipe.
+        bare = Recipe(pool, mix, save=replace(recipe.save, file=None))
         try:
-            told = json.loads(export_recipe(bare, "a1111")) if bare else None
+            told = json.loads(export_recipe(bare, "a1111"))
         except RecipeError:
             continue
-        if told is not None:
-            return {**told["__metadata__"][RECIPE_LABEL], **more}
+        return {**told["__metadata__"][RECIPE_LABEL], **more}
     none: dict[str, Any] = dict.fromkeys(
         ("primary_model_hash", "secondary_model_hash", "tertiary_model_hash")
     )
