@@ -66,26 +66,50 @@ def _silent(body: list[ast.stmt]) -> Iterator[str]:
 PUBLIC = {
     "stockpot.checkpoints": (
         "DTYPES DType FileHashes FileSink GeneratedSource Header JoinedSource MemorySink "
-        "MemorySource SafetensorsFile Sink Source TensorInfo TorchFile content_hash encode_header "
-        "file_bytes file_hashes free_bytes get_dtype hash_tensors in_file_order open_checkpoint "
-        "read_header"
+        "MemorySource SafetensorsFile Sink Source TensorInfo TorchFile content_hash "
+        "encode_header file_bytes file_hashes free_bytes get_dtype hash_tensors in_file_order "
+        "open_checkpoint read_header"
     ),
     "stockpot.methods": (
-        "BLOCK_ELEMENTS Doubles Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method Parameters "
-        "Row RowFacts Task Work by_element by_gram by_tensor combine find_nonfinite get_method "
-        "narrow one_blas_thread sum_grams weighted_rows widen"
+        "BLOCK_ELEMENTS Doubles Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "
+        "Parameters Row RowFacts Task Work by_element by_gram by_tensor combine find_nonfinite "
+        "get_method narrow one_blas_thread sum_grams weighted_rows widen"
     ),
     "stockpot.engine": (
-        "DEFAULT_MEMORY Chunking Digests History InputRecord MergeResult Meter Plan Progress "
-        "ProgressCallback Settings Step TensorPlan Term make_plan merge merge_in_memory open_pool "
-        "parse_size read_history run_plan size_text take_chunks"
+        "Book Chunking DEFAULT_MEMORY Digests History InputFound InputRecord Labels MergeResult "
+        "Meter Part Plan Progress ProgressCallback Route Settings Shelf Step TensorPlan Term "
+        "Verdict find_route make_plan merge merge_in_memory open_pool parse_size read_history "
+        "read_labels replay run_plan size_text take_chunks verify"
     ),
     "stockpot.compare": "ComponentFacts Inspection inspect_checkpoint",
     "stockpot.errors": (
-        "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError OutputError "
-        "OutputExistsError PreflightError Problem ProblemsError RecipeError StockpotError "
-        "TruncatedFileError UnknownNameError UnsafeFileError VerificationError"
+        "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError "
+        "OutputError OutputExistsError PreflightError Problem ProblemsError RecipeError "
+        "StockpotError TruncatedFileError UnknownNameError UnsafeFileError VerificationError"
     ),
+    "stockpot.draw": (
+        "Box BrokenPictureWarning ContactSheet CutPromptWarning DRAWABLE DrawSettings Painter "
+        "Parts Pictures SAMPLERS Sampler contact_sheet encode_prompts get_sampler load_parts "
+        "make_scheduler open_painter require_libraries to_png"
+    ),
+    "stockpot.layouts": (
+        "Cell Component Detection Fit KeySpec LAYOUTS Layout PROFILES Part Profile Row Shape "
+        "counter_values detect get_layout get_profile profiles_for spread supermerger_26_to_20"
+    ),
+    "stockpot.recipes": (
+        "Atom Call Called DTYPES Difference Expr FUNCTIONS Finding Fold Function Invocation "
+        "Items MIX_KEYS MissingModelError Name Number Origin PLUGINS POOL Parameter PoolEntry "
+        "RESERVED Recipe Row STATUSES Save TableRow Text add_difference atoms_below blocks call "
+        "canonical compare_folds draw_graph draw_shares export_recipe find_function fold glob "
+        "lerp likely_layout linear lint make_recipe mean model models_below models_in "
+        "parse_expression parse_recipe print_expression read_recipe search weighted_sum"
+    ),
+    "stockpot.report": (
+        "Cell Code Facts Gallery GalleryRow HeatRow HeatTable Note Page Section Table TableRow "
+        "Tile render_page write_page"
+    ),
+    "stockpot.scores": "AttributeJudge ClipReward Images SCORERS Scorer Scores make_scorer",
+    "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",
 }
 
 

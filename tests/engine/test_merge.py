@@ -297,7 +297,12 @@ def test_the_file_says_where_it_came_from(save: Save) -> None:
     assert provenance["components"] == dict(result.components)
     with open_checkpoint(a) as one:
         whole = content_hash(one.tensors, hash_tensors(one))
-        assert provenance["inputs"]["a"] == {"components": {"model": whole}, "made": None}
+        size = [len(one.tensors), sum(info.n_bytes for info in one.tensors.values())]
+        assert provenance["inputs"]["a"] == {
+            "components": {"model": whole},
+            "made": None,
+            "sizes": {"model": size},
+        }
     assert "mean(a, b)" in metadata["stockpot.recipe"]
     assert str(a.parent) not in json.dumps(metadata)
     assert result.n_bytes == result.path.stat().st_size

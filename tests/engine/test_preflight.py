@@ -242,7 +242,7 @@ def test_a_disk_with_too_little_room(
     monkeypatch.setattr("stockpot.engine.merging.free_bytes", lambda folder: 5000)
     with pytest.raises(PreflightError) as caught:
         merge(recipe, tmp_path / "out.safetensors")
-    assert "out.safetensors: the output takes 5." in str(caught.value)
+    assert "out.safetensors: the output takes 6." in str(caught.value)
     assert str(caught.value).endswith(
         "kB, but the disk has room for 5 kB; free some room, or write to another disk"
     )

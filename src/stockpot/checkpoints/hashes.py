@@ -116,11 +116,14 @@ def hash_tensors(
     return found
 
 
-def file_hashes(path: str | os.PathLike[str]) -> FileHashes:
+def file_hashes(
+    path: str | os.PathLike[str], progress: Callable[[int], None] = lambda n_bytes: None
+) -> FileHashes:
     """Compute the hashes of a whole file that other tools print; reads the file once.
 
     Args:
         path: The file.
+        progress: Called with the bytes that were just read.
 
     Returns:
         All of them.
@@ -146,6 +149,7 @@ def file_hashes(path: str | os.PathLike[str]) -> FileHashes:
                 if looks_right and position + len(piece) > data_start:
                     data.update(memoryview(piece)[max(0, data_start - position) :])
                 position += len(piece)
+                progress(len(piece))
     except OSError as error:
         raise CheckpointError(f"{path}: the file cannot be read: {error.strerror}") from error
     sha256 = whole.hexdigest()

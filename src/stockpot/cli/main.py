@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import stockpot
-from stockpot.cli import inspecting, merging, recipes, showing, telling
+from stockpot.cli import inspecting, merging, recipes, replaying, showing, telling
 from stockpot.cli.output import safe_text
 from stockpot.errors import StockpotError
 
@@ -30,6 +30,7 @@ app.command("inspect")(inspecting.inspect_files)
 app.command("mean")(merging.mean_of_files)
 app.command("merge")(merging.merge_recipe)
 app.command("verify")(telling.verify_file)
+app.command("replay")(replaying.replay_file)
 recipes.app.command("of")(telling.recipe_of_file)
 app.add_typer(recipes.app, name="recipe")
 app.command("demo")(showing.demo)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stockpot.engine import MergeResult, Plan, Settings
     from stockpot.recipes import Recipe
 
-__all__ = ["mean_of_files", "merge_recipe"]
+__all__ = ["mean_of_files", "merge_recipe", "settings_of"]
 
 Dtype = Annotated[
     str | None,
@@ -27,6 +27,10 @@ Threads = Annotated[int, typer.Option(help="Tensors worked on at once; 0 means o
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Hashes = Annotated[
     bool, typer.Option("--hash/--no-hash", help="Hash all that is read and written.")
+]
+Sha256 = Annotated[
+    bool,
+    typer.Option("--sha256", help="Also read the inputs for the hashes that A1111 knows them by."),
 ]
 Verify = Annotated[
     bool, typer.Option("--verify/--no-verify", help="Read the output back before it is named.")
@@ -53,6 +57,7 @@ def mean_of_files(
     threads: Threads = 0,
     overwrite: Overwrite = False,
     hashes: Hashes = True,
+    sha256: Sha256 = False,
     verify: Verify = True,
     allow_nonfinite: Nonfinite = False,
     chunk: Chunk = 0,
@@ -67,7 +72,9 @@ def mean_of_files(
     from stockpot.recipes import make_recipe
 
     recipe = make_recipe("mean(pool)", _named(files))
-    settings = _settings(memory, threads, overwrite, hashes, verify, allow_nonfinite, chunk, kernel)
+    settings = settings_of(
+        memory, threads, overwrite, hashes, sha256, verify, allow_nonfinite, chunk, kernel
+    )
     _run(recipe, output, Path(), dtype, settings, dry_run, json_)
 
 
@@ -93,6 +100,7 @@ def merge_recipe(
     threads: Threads = 0,
     overwrite: Overwrite = False,
     hashes: Hashes = True,
+    sha256: Sha256 = False,
     verify: Verify = True,
     allow_nonfinite: Nonfinite = False,
     chunk: Chunk = 0,
@@ -124,20 +132,39 @@ def merge_recipe(
         if recipe.save.file is None:
             raise typer.BadParameter("say where the result goes, with -o or in the recipe's save")
         output = folder / recipe.save.file
-    settings = _settings(memory, threads, overwrite, hashes, verify, allow_nonfinite, chunk, kernel)
+    settings = settings_of(
+        memory, threads, overwrite, hashes, sha256, verify, allow_nonfinite, chunk, kernel
+    )
     _run(recipe, output, folder, dtype, settings, dry_run, json_)
 
 
-def _settings(
-    memory: str,
-    threads: int,
-    overwrite: bool,
-    hashes: bool,
-    verify: bool,
-    allow_nonfinite: bool,
-    chunk: int,
-    kernel: str,
+def settings_of(
+    memory: str = "1GiB",
+    threads: int = 0,
+    overwrite: bool = False,
+    hashes: bool = True,
+    sha256: bool = False,
+    verify: bool = True,
+    allow_nonfinite: bool = False,
+    chunk: int = 0,
+    kernel: str = "auto",
 ) -> Settings:
+    """Turn the options of a command that merges into the engine's settings.
+
+    Args:
+        memory: Such as ``700MB``.
+        threads: 0 means one a core.
+        overwrite: Whether an existing output may be replaced.
+        hashes: Whether all that is read and written is hashed.
+        sha256: Whether the inputs' files are hashed as well.
+        verify: Whether the output is read back.
+        allow_nonfinite: Whether NaN and infinities pass.
+        chunk: Elements read at once; 0 lets the memory decide.
+        kernel: ``auto`` or ``torch``.
+
+    Returns:
+        The settings; a wrong option ends the program with exit code 2.
+    """
     from stockpot.engine import Settings, parse_size
 
     if threads < 0 or chunk < 0:
@@ -153,6 +180,7 @@ def _settings(
         threads=threads,
         chunk_elements=chunk or None,
         hashes=hashes,
+        sha256=sha256,
         verify=verify,
         allow_nonfinite=allow_nonfinite,
         overwrite=overwrite,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stockpot.cli.output import print_json, safe_text
+from stockpot.cli.output import note, print_json, safe_text, shown_progress
 from stockpot.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def recipe_of_file(file: File, json_: Json = False) -> None:
         history = read_history(source.metadata, source.name)
     if history is None:
         raise CheckpointError(f"{file}: there is no recipe in it; another program wrote the file")
+    if not history.intact:
+        note("note: the recipe, or the record beside it, was changed after the merge")
     if json_:
         print_json(
             [
@@ -45,36 +47,62 @@ def recipe_of_file(file: File, json_: Json = False) -> None:
     _print_tree(str(file), history)
 
 
-def verify_file(file: File, json_: Json = False) -> None:
-    """Read a checkpoint and say whether its bytes are those that its recipe made."""
-    from stockpot.checkpoints import open_checkpoint
-    from stockpot.compare import inspect_checkpoint
-    from stockpot.engine import read_history
+def verify_file(
+    file: File,
+    pool: Annotated[
+        Path | None,
+        typer.Option(help="Folder with its inputs: check them too, and run the recipe again."),
+    ] = None,
+    memory: Annotated[str, typer.Option(help="Ceiling for that run, such as 4GiB.")] = "1GiB",
+    threads: Annotated[int, typer.Option(help="Tensors worked on at once; 0: one a core.")] = 0,
+    json_: Json = False,
+) -> None:
+    """Read a checkpoint and say whether bytes, recipe and inputs agree.
 
-    with open_checkpoint(file) as source:
-        history = read_history(source.metadata, source.name)
-        found = inspect_checkpoint(source, hashes=True)
-    recorded = history.last.components if history is not None else {}
-    actual = {name: facts.hash for name, facts in found.components.items()}
-    wrong = sorted(name for name in recorded if actual.get(name) != recorded[name])
-    foreign = sorted(name for name in actual if name not in recorded) if recorded else []
-    verdict = "no recipe" if not recorded else "differs" if wrong or foreign else "agrees"
+    The exit code is 1 where they do not; a file without a recipe has nothing to disagree with.
+    """
+    from stockpot.checkpoints import open_checkpoint
+    from stockpot.cli.merging import settings_of
+    from stockpot.engine import verify
+
+    settings = settings_of(memory=memory, threads=threads)
+    with open_checkpoint(file) as source, shown_progress() as progress:
+        found = verify(source, pool, settings=settings, progress=progress)
     if json_:
-        print_json({"path": str(file), "verdict": verdict, "differs": wrong, "added": foreign})
+        wrong = [n for n, value in found.recorded.items() if found.actual.get(n) != value]
+        print_json(
+            {
+                "path": str(file),
+                "verdict": found.answer,
+                "differs": sorted(wrong),
+                "added": sorted(found.actual.keys() - found.recorded.keys()),
+                "problems": [
+                    {"code": p.code, "where": p.where, "message": p.message} for p in found.problems
+                ],
+                "inputs": [
+                    {"name": i.name, "state": i.state, "path": i.path or None} for i in found.inputs
+                ],
+                "recomputed": found.recomputed,
+            }
+        )
     else:
-        typer.echo(f"{safe_text(str(file))}: {_SENTENCES[verdict]}")
-        for name in wrong:
-            now = (actual.get(name) or "nothing")[:16]
-            typer.echo(f"  {name}: recorded {recorded[name][:16]}, found {now}")
-        for name in foreign:
-            typer.echo(f"  {name}: not in the recipe")
-    if verdict == "differs":
+        typer.echo(f"{safe_text(str(file))}: {_SENTENCES[found.answer]}")
+        for problem in found.problems:
+            typer.echo(f"  {safe_text(str(problem))}")
+        for model in found.inputs:
+            typer.echo(f"  {safe_text(model.name)}: {model.state} {safe_text(model.path)}".rstrip())
+        if found.recomputed and found.answer == "agrees":
+            typer.echo("  the recipe was run again in full, and makes these weights")
+    if found.answer not in ("agrees", "no recipe"):
         raise typer.Exit(1)
 
 
 _SENTENCES = {
     "agrees": "every component is what its recipe made",
     "differs": "the weights are not those that its recipe made",
+    "edited": "the weights are those recorded, but the recipe was edited",
+    "inputs": "its inputs are not those that were merged",
+    "recipe": "its recipe makes other weights",
     "no recipe": "no recipe, or one without hashes, is in it: nothing to compare with",
 }
 

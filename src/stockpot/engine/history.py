@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from blake3 import blake3
 
 from stockpot.errors import CheckpointError
 
-__all__ = ["FORMAT", "History", "InputRecord", "Step", "read_history"]
+__all__ = ["FORMAT", "History", "InputRecord", "Part", "Step", "read_history"]
 
 FORMAT = 1
 """Version of the table's form."""
@@ -32,16 +34,33 @@ _HASH_DIGITS = 64
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Which tensors of a component were read, where that was not all of them.
+
+    Attributes:
+        blocks: Blocks of which every tensor was read.
+        keys: Other tensors, without the component's prefix.
+    """
+
+    blocks: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class InputRecord:
     """What one step read of one model.
 
     Attributes:
         components: Content hash of what was read of each component; None where hashing was off.
         made: Content hash of the step that made this model; None for a model of unknown origin.
+        sizes: How many tensors that was of each component, and how many bytes.
+        parts: What was read of those components that were not read whole.
     """
 
     components: Mapping[str, str | None]
     made: str | None = None
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    parts: Mapping[str, Part] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +74,9 @@ class Step:
         inputs: What it read, by name in the recipe's pool.
         components: Content hash of each component of its output; empty where hashing was off.
         content: Content hash of its output; None where hashing was off.
+        methods: Version of the meaning of each method that was used.
+        dtypes: Element types of each component of its output, such as ``fp16``.
+        seed: Of what was drawn at random; None where nothing was.
     """
 
     recipe: str
@@ -63,6 +85,9 @@ class Step:
     inputs: Mapping[str, InputRecord]
     components: Mapping[str, str] = field(default_factory=dict)
     content: str | None = None
+    methods: Mapping[str, int] = field(default_factory=dict)
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,10 +97,13 @@ class History:
     Attributes:
         last: The step that wrote the file.
         earlier: Other steps, by the content hash of what they made.
+        intact: Whether the table's seal fits what it says. The seal is a plain hash: it shows that
+            somebody changed a number by hand, and proves nothing against a forger.
     """
 
     last: Step
     earlier: Mapping[str, Step]
+    intact: bool = True
 
     def walk(self) -> Iterator[tuple[int, str, InputRecord | None, Step | None]]:
         """Go through the tree of steps from the file down to its raw models, each step once.
@@ -98,15 +126,38 @@ class History:
             for below, inner in sorted(step.inputs.items(), reverse=True):
                 stack.append((depth + 1, below, inner, self.earlier.get(inner.made or "")))
 
+    def of(self, step: Step) -> History:
+        """The history that a model of this table had by itself.
+
+        Args:
+            step: One of `earlier`.
+
+        Returns:
+            The step and those that led to it.
+        """
+        found: dict[str, Step] = {}
+        waiting = [step]
+        while waiting:
+            for record in waiting.pop().inputs.values():
+                made = record.made or ""
+                if made in self.earlier and made not in found:
+                    found[made] = self.earlier[made]
+                    waiting.append(found[made])
+        return History(step, found, self.intact)
+
     def to_json(self) -> str:
-        """The table as text for a file's metadata: sorted, without spaces."""
+        """The table as text for a file's metadata: sorted, without spaces, with its seal."""
         table = {
             "format": FORMAT,
             **_step_to_plain(self.last),
             "earlier": {content: _step_to_plain(step) for content, step in self.earlier.items()},
         }
-        del table["recipe"]  # it stands beside, where people see it
-        return json.dumps(table, sort_keys=True, separators=(",", ":"))
+        recipe = table.pop("recipe")  # it stands beside, where people see it
+        return _dump({**table, "seal": _seal(table, recipe)})
+
+    def to_metadata(self) -> dict[str, str]:
+        """What a file carries of it."""
+        return {RECIPE_KEY: self.last.recipe, PROVENANCE_KEY: self.to_json()}
 
 
 def read_history(metadata: Mapping[str, str], name: str = "metadata") -> History | None:
@@ -146,43 +197,85 @@ def read_history(metadata: Mapping[str, str], name: str = "metadata") -> History
         earlier = table.get("earlier", {})
         if len(earlier) > _MOST_STEPS:
             raise ValueError("too many steps")
+        recipe = metadata.get(RECIPE_KEY, "")
+        seal = table.pop("seal", None)
         return History(
-            _step_from_plain({**table, "recipe": metadata.get(RECIPE_KEY, "")}),
+            _step_from_plain({**table, "recipe": recipe}),
             {_hash(content): _step_from_plain(step) for content, step in earlier.items()},
+            seal is None or seal == _seal(table, recipe),
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(f"{name}: {PROVENANCE_KEY} is not well-formed: {error!r}") from error
 
 
+def _seal(table: Mapping[str, Any], recipe: str) -> str:
+    return blake3(_dump([table, recipe]).encode()).hexdigest()
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
 def _step_to_plain(step: Step) -> dict[str, Any]:
-    return {
+    plain: dict[str, Any] = {
         "recipe": step.recipe,
         "version": step.version,
         "layout": step.layout,
-        "inputs": {
-            name: {"components": dict(record.components), "made": record.made}
-            for name, record in step.inputs.items()
-        },
+        "inputs": {name: _record_to_plain(record) for name, record in step.inputs.items()},
         "components": dict(step.components),
         "content": step.content,
     }
+    # What came later is left out where it says nothing, so that older tables stay as they were.
+    more = {"methods": dict(step.methods), "dtypes": dict(step.dtypes)}
+    plain |= {name: value for name, value in more.items() if value}
+    return plain if step.seed is None else {**plain, "seed": step.seed}
+
+
+def _record_to_plain(record: InputRecord) -> dict[str, Any]:
+    plain: dict[str, Any] = {"components": dict(record.components), "made": record.made}
+    if record.sizes:
+        plain["sizes"] = {component: list(size) for component, size in record.sizes.items()}
+    if record.parts:
+        plain["parts"] = {
+            component: {"blocks": list(part.blocks), "keys": list(part.keys)}
+            for component, part in record.parts.items()
+        }
+    return plain
 
 
 def _step_from_plain(plain: Mapping[str, Any]) -> Step:
-    return Step(
+    step = Step(
         _text(plain["recipe"]),
         _text(plain["version"]),
         _text(plain["layout"]),
-        {
-            _text(name): InputRecord(
-                {_text(c): _hash_or_none(h) for c, h in record["components"].items()},
-                _hash_or_none(record["made"]),
-            )
-            for name, record in plain["inputs"].items()
-        },
+        {_text(name): _record_from_plain(record) for name, record in plain["inputs"].items()},
         {_text(c): _hash(h) for c, h in plain["components"].items()},
         _hash_or_none(plain["content"]),
     )
+    return replace(
+        step,
+        methods={_text(m): _whole(v) for m, v in plain.get("methods", {}).items()},
+        dtypes={_text(c): _text(t) for c, t in plain.get("dtypes", {}).items()},
+        seed=_whole(plain["seed"]) if "seed" in plain else None,
+    )
+
+
+def _record_from_plain(plain: Mapping[str, Any]) -> InputRecord:
+    return InputRecord(
+        {_text(c): _hash_or_none(h) for c, h in plain["components"].items()},
+        _hash_or_none(plain["made"]),
+        {_text(c): (_whole(n), _whole(size)) for c, (n, size) in plain.get("sizes", {}).items()},
+        {
+            _text(c): Part(tuple(map(_text, p["blocks"])), tuple(map(_text, p["keys"])))
+            for c, p in plain.get("parts", {}).items()
+        },
+    )
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError("a number must be whole and not negative")
+    return value
 
 
 def _text(value: Any) -> str:

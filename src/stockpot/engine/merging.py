@@ -13,13 +13,17 @@ from stockpot.checkpoints import (
     FileSink,
     MemorySink,
     MemorySource,
+    Sink,
     Source,
     content_hash,
+    encode_header,
     file_bytes,
     free_bytes,
     open_checkpoint,
 )
 from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, size_text, take_chunks
+from stockpot.engine.history import Step, read_history
+from stockpot.engine.labels import with_sha256
 from stockpot.engine.plan import Plan
 from stockpot.engine.planning import make_plan
 from stockpot.engine.provenance import (
@@ -27,14 +31,24 @@ from stockpot.engine.provenance import (
     describe,
     hash_the_rest,
     stand_in,
+    tell,
     trace,
     untold,
 )
 from stockpot.engine.running import Digests, Meter, ProgressCallback, run_plan
-from stockpot.errors import CheckpointError, PreflightError, Problem
+from stockpot.errors import CheckpointError, PreflightError, Problem, VerificationError
 from stockpot.recipes import Recipe, models_below
 
-__all__ = ["MergeResult", "Settings", "merge", "merge_in_memory", "open_pool"]
+__all__ = [
+    "Again",
+    "MergeResult",
+    "Settings",
+    "check_again",
+    "compute",
+    "merge",
+    "merge_in_memory",
+    "open_pool",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,8 @@ class Settings:
         chunk_elements: Length of the pieces in which tensors are read; None lets the budget say.
         hashes: Hash all that is read and written, so that the file can say what it is made of.
             Without it the re-read check has nothing to compare with.
+        sha256: Read the inputs' files once more for the hashes by which A1111 and model sites know
+            them. They become part of the recipe that the output carries.
         verify: Read the output back before it gets its name.
         allow_nonfinite: Let NaN and infinities through.
         overwrite: Replace an existing output.
@@ -57,6 +73,7 @@ class Settings:
     threads: int = 0
     chunk_elements: int | None = None
     hashes: bool = True
+    sha256: bool = False
     verify: bool = True
     allow_nonfinite: bool = False
     overwrite: bool = False
@@ -91,6 +108,19 @@ class MergeResult:
     elapsed_s: float
     chunking: Chunking
     notes: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A step that was done before, and whose file is to come out again byte for byte.
+
+    Attributes:
+        step: What is recorded of it.
+        header_bytes: Length of the file's header; 0 where that is not known.
+    """
+
+    step: Step
+    header_bytes: int = 0
 
 
 @contextmanager
@@ -139,6 +169,7 @@ def merge(
     dtype: str | Mapping[str, str] | None = None,
     settings: Settings = Settings(),  # noqa: B008 - frozen
     progress: ProgressCallback | None = None,
+    again: Again | None = None,
 ) -> MergeResult:
     """Merge checkpoints into a new file, in one pass.
 
@@ -151,6 +182,7 @@ def merge(
             says, else what the inputs share.
         settings: Memory, threads, checks.
         progress: Is told how far the merge is.
+        again: What was made before and must come out again, or nothing is saved.
 
     Returns:
         What was made.
@@ -158,6 +190,7 @@ def merge(
     Raises:
         RecipeError: The recipe says something impossible.
         PreflightError: The inputs do not fit; nothing was read or written.
+        VerificationError: The output is not what was expected; nothing was saved.
         OutputExistsError: The output is there already.
         OutputError: The output cannot be written.
         CheckpointError: An input cannot be read or holds NaN; nothing was saved.
@@ -180,13 +213,20 @@ def merge(
                 dtype=dtype,
                 settings=settings,
                 progress=progress,
+                again=again,
             )
     start = time.monotonic()
     path = Path(output)
+    if settings.sha256:
+        n_files = sum(file.stat().st_size for source in sources.values() for file in source.files)
+        recipe = with_sha256(recipe, sources, Meter("sha256", n_files, progress).add)
     plan = make_plan(recipe, sources, dtype)
     chunking = _chunking(plan, settings)
     ancestry = trace(plan)
-    metadata = stand_in(plan, ancestry, settings.hashes)
+    if again is None:
+        metadata = stand_in(plan, ancestry, settings.hashes)
+    else:
+        metadata = _roomy(plan, tell(plan, ancestry, again.step), again.header_bytes)
     n_bytes = file_bytes(plan.infos, metadata)
     _check_output(plan, path, n_bytes)
     sink = FileSink(
@@ -198,18 +238,15 @@ def merge(
         plan=plan.digest,
     )
     try:
-        digests = run_plan(
-            plan,
-            sink,
-            chunking,
-            hashes=settings.hashes,
-            allow_nonfinite=settings.allow_nonfinite,
-            compiled=_compiled(settings),
-            progress=progress,
-        )
+        digests = compute(plan, sink, settings, progress, chunking)
         if settings.hashes:
             hash_the_rest(plan, ancestry, digests)
+        content = content_hash(plan.infos, digests.outputs) if settings.hashes else None
         metadata = describe(plan, ancestry, digests)
+        if again is not None:
+            check_again(again.step, metadata, str(path))
+            # Equal in all that was computed: which version computed it is told as it was.
+            metadata = tell(plan, ancestry, again.step)
         check = Meter("checking", plan.written_bytes, progress)
         sink.commit(metadata, check.add)
     except BaseException:
@@ -218,7 +255,7 @@ def merge(
     return MergeResult(
         path,
         plan,
-        content_hash(plan.infos, digests.outputs) if settings.hashes else None,
+        content,
         component_hashes(plan, digests) if settings.hashes else {},
         n_bytes,
         time.monotonic() - start,
@@ -251,23 +288,87 @@ def merge_in_memory(
         RecipeError: The recipe says something impossible.
         PreflightError: The inputs do not fit.
     """
+    if settings.sha256:
+        recipe = with_sha256(recipe, sources)
     plan = make_plan(recipe, sources, dtype)
-    chunking = _chunking(plan, settings)
     sink = MemorySink(plan.infos)
-    digests: Digests = run_plan(
-        plan,
-        sink,
-        chunking,
-        hashes=settings.hashes,
-        allow_nonfinite=settings.allow_nonfinite,
-        compiled=_compiled(settings),
-        progress=progress,
-    )
+    digests = compute(plan, sink, settings, progress)
     ancestry = trace(plan)
     if settings.hashes:
         hash_the_rest(plan, ancestry, digests)
     sink.commit(describe(plan, ancestry, digests))
     return sink.source("merge")
+
+
+def compute(
+    plan: Plan,
+    sink: Sink,
+    settings: Settings,
+    progress: ProgressCallback | None = None,
+    chunking: Chunking | None = None,
+) -> Digests:
+    """Run a plan as the settings say.
+
+    Args:
+        plan: What to do.
+        sink: Where rows go; it is neither committed nor aborted here.
+        settings: Memory, threads, checks.
+        progress: Is told how far the run is.
+        chunking: How to cut the work; by default so that it fits the memory.
+
+    Returns:
+        Hashes of all that was read and written.
+    """
+    return run_plan(
+        plan,
+        sink,
+        chunking or _chunking(plan, settings),
+        hashes=settings.hashes,
+        allow_nonfinite=settings.allow_nonfinite,
+        compiled=_compiled(settings),
+        progress=progress,
+    )
+
+
+def check_again(step: Step, metadata: Mapping[str, str], name: str) -> None:
+    """Refuse a result that is not what the record of a step says.
+
+    Args:
+        step: The record.
+        metadata: Of the result.
+        name: What to call it in messages.
+
+    Raises:
+        VerificationError: Its weights, or the inputs that were read, differ.
+    """
+    history = read_history(metadata, name)
+    last = history.last if history is not None else step
+    if last.content != step.content:
+        raise VerificationError(
+            f"{name}: the recipe should make weights with content hash {step.content}, but makes "
+            f"{last.content} (recorded with {_versions(step)}; now {_versions(last)}); "
+            "nothing was saved"
+        )
+    if _read(last) != _read(step):
+        raise VerificationError(
+            f"{name}: the weights come out as recorded, but other parts of the inputs were read; "
+            "nothing was saved"
+        )
+
+
+def _read(step: Step) -> dict[str, tuple[dict[str, str | None], str | None]]:
+    return {name: (dict(record.components), record.made) for name, record in step.inputs.items()}
+
+
+def _versions(step: Step) -> str:
+    methods = ", ".join(f"{name} {version}" for name, version in sorted(step.methods.items()))
+    return f"stockpot {step.version}, methods: {methods or 'not told'}"
+
+
+def _roomy(plan: Plan, metadata: dict[str, str], header_bytes: int) -> dict[str, str]:
+    """Metadata that make the header at least so long."""
+    spare = header_bytes - len(encode_header(plan.infos, metadata))
+    return {**metadata, "format": metadata["format"] + " " * max(0, spare)}
 
 
 def _compiled(settings: Settings) -> bool:

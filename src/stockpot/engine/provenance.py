@@ -1,35 +1,49 @@
 """What a merged file says of itself: the recipe, hashes of what was read, and what came before.
 
-The metadata depend on the recipe and on contents alone: no date, no path, no order of arguments,
-so that the same merge gives the same file. `history` has the form in which steps are kept.
+The metadata depend on the recipe and on the inputs alone: no date, no path, no order of arguments,
+so that the same merge gives the same file. `history` has the form in which steps are kept, `labels`
+what other programs read.
 """
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import stockpot
-from stockpot.checkpoints import content_hash, hash_tensors
+from stockpot.checkpoints import Source, content_hash, hash_tensors
 from stockpot.engine.history import (
     PROVENANCE_KEY,
-    RECIPE_KEY,
     History,
     InputRecord,
+    Part,
     Step,
     read_history,
+)
+from stockpot.engine.labels import (
+    MODELS_LABEL,
+    Labels,
+    a1111_labels,
+    model_key,
+    modelspec_labels,
+    read_labels,
+    step_label,
 )
 from stockpot.engine.plan import Plan
 from stockpot.engine.running import Digests
 from stockpot.errors import CheckpointError, Problem
+from stockpot.layouts import Layout
 from stockpot.recipes import PoolEntry, Recipe, Save, canonical
 
 __all__ = [
     "Ancestry",
+    "Read",
     "component_hashes",
     "describe",
     "hash_the_rest",
     "stand_in",
+    "tell",
     "trace",
     "untold",
 ]
@@ -38,6 +52,20 @@ _NO_HASH = "0" * 64
 # What a merge does not read of a component that it reads, such as position ids, is hashed too
 # while it is this small, so that the hash is the component's own.
 _SMALL_BYTES = 1 << 20
+_V_MARKER = "v_pred"
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a plan reads of one component of one model, as far as it is recorded.
+
+    Attributes:
+        keys: Tensors whose hash counts, as the file names them.
+        part: Which these are, where they are not all that the model has of the component.
+    """
+
+    keys: tuple[str, ...]
+    part: Part | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +74,14 @@ class Ancestry:
 
     Attributes:
         histories: How inputs say that they were made, by name; those that say nothing are absent.
-        reads: By model and component: the keys whose hash is recorded, and whether these are all
-            keys that the model has of the component.
-        notes: Histories that could not be read.
+        labels: What inputs say in other programs' terms.
+        reads: What is recorded, by model and component.
+        notes: What could not be read of all that.
     """
 
     histories: Mapping[str, History]
-    reads: Mapping[str, Mapping[str, tuple[tuple[str, ...], bool]]]
+    labels: Mapping[str, Labels]
+    reads: Mapping[str, Mapping[str, Read]]
     notes: tuple[Problem, ...]
 
 
@@ -65,16 +94,18 @@ def trace(plan: Plan) -> Ancestry:
     Returns:
         Their histories, and which hashes will be recorded.
     """
-    histories, notes = {}, []
+    histories, labels, notes = {}, {}, []
     for name, source in plan.sources.items():
         try:
             history = read_history(source.metadata, source.name)
+            if history is not None and not history.intact:
+                raise CheckpointError(f"{source.name}: somebody edited its recipe or its record")
+            if history is not None and history.last.content is not None:
+                histories[name] = history
+            labels[name] = read_labels(source.metadata, source.name)
         except CheckpointError as error:
             notes.append(Problem("history", str(error), remedy="it is not carried on"))
-            continue
-        if history is not None and history.last.content is not None:
-            histories[name] = history
-    return Ancestry(histories, _reads(plan), tuple(notes))
+    return Ancestry(histories, labels, _reads(plan), tuple(notes))
 
 
 def hash_the_rest(plan: Plan, ancestry: Ancestry, digests: Digests) -> None:
@@ -86,8 +117,8 @@ def hash_the_rest(plan: Plan, ancestry: Ancestry, digests: Digests) -> None:
         digests: Hashes of all that was read; completed in place.
     """
     for name, components in ancestry.reads.items():
-        for keys, _ in components.values():
-            rest = [key for key in keys if (name, key) not in digests.inputs]
+        for read in components.values():
+            rest = [key for key in read.keys if (name, key) not in digests.inputs]
             hashes = hash_tensors(plan.sources[name], rest)
             digests.inputs.update({(name, key): value for key, value in hashes.items()})
 
@@ -102,43 +133,57 @@ def describe(plan: Plan, ancestry: Ancestry, digests: Digests) -> dict[str, str]
             and no history is carried on.
 
     Returns:
-        Strings only: ``format``, ``stockpot.*`` and ModelSpec fields.
+        Strings only: ``format``, ``stockpot.*``, A1111's and ModelSpec's fields.
     """
-    known = bool(digests.outputs)
+    known = digests if digests.outputs else None
     records = {}
-    earlier: dict[str, Step] = {}
     for name in sorted(plan.sources):
-        hashes: dict[str, str | None] = {}
-        for component, (keys, _) in ancestry.reads[name].items():
-            infos = {key: plan.sources[name].tensors[key] for key in keys}
-            inputs = {key: digests.inputs[name, key] for key in keys} if known else {}
-            hashes[component] = (
-                content_hash(infos, inputs, plan.layout.relative_key) if known else None
-            )
+        record = _record(plan, name, ancestry.reads[name], known)
         history = ancestry.histories.get(name)
-        made = None
-        if known and history is not None and _agrees(history.last, ancestry.reads[name], hashes):
-            made = history.last.content
-            assert made is not None  # `trace` keeps no others
-            earlier |= {made: history.last, **history.earlier}
-        records[name] = InputRecord(hashes, made)
-    recipe = _portable(plan.fold.recipe).to_yaml()
+        if known and history is not None and _agrees(history.last, record):
+            record = replace(record, made=history.last.content)
+        records[name] = record
     last = Step(
-        recipe,
+        _portable(plan.fold.recipe).to_yaml(),
         stockpot.__version__,
         plan.layout.name,
         records,
         component_hashes(plan, digests) if known else {},
         content_hash(plan.infos, digests.outputs) if known else None,
+        methods=_method_versions(plan),
+        dtypes=_dtypes(plan),
     )
+    return tell(plan, ancestry, last)
+
+
+def tell(plan: Plan, ancestry: Ancestry, last: Step) -> dict[str, str]:
+    """Metadata for the output of a step that is known in every part.
+
+    Args:
+        plan: What was done.
+        ancestry: Of the plan.
+        last: The step.
+
+    Returns:
+        As `describe`.
+    """
+    earlier: dict[str, Step] = {}
+    labels = {}
+    for name, record in sorted(last.inputs.items()):
+        if record.made is not None and name in ancestry.histories:
+            history = ancestry.histories[name]
+            earlier |= {record.made: history.last, **history.earlier}
+        # What an input says in other programs' terms holds while its weights are those it had.
+        if record.made is not None or PROVENANCE_KEY not in plan.sources[name].metadata:
+            labels[name] = ancestry.labels.get(name, Labels())
+    pool = plan.fold.recipe.pool
+    keys = {name: model_key(pool[name].sha256, record) for name, record in last.inputs.items()}
+    predicts_v = _V_MARKER in plan.tensors
     return {
         "format": "pt",
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": _ARCHITECTURES.get(plan.layout.name, plan.layout.name),
-        "modelspec.title": f"Stockpot merge of {len(plan.sources)} models",
-        "modelspec.implementation": "stockpot",
-        RECIPE_KEY: recipe,
-        PROVENANCE_KEY: History(last, earlier).to_json(),
+        **modelspec_labels(plan.layout.name, sorted(last.inputs), predicts_v, labels),
+        **a1111_labels(step_label(plan.fold, keys), keys, labels),
+        **History(last, earlier).to_metadata(),
     }
 
 
@@ -159,8 +204,8 @@ def stand_in(plan: Plan, ancestry: Ancestry, hashes: bool) -> dict[str, str]:
     inputs = {
         (name, key): _NO_HASH
         for name, components in ancestry.reads.items()
-        for keys, _ in components.values()
-        for key in keys
+        for read in components.values()
+        for key in read.keys
     }
     # Whether a history holds is known only when its model was read: the longest case counts.
     hopeful = {
@@ -169,7 +214,13 @@ def stand_in(plan: Plan, ancestry: Ancestry, hashes: bool) -> dict[str, str]:
     }
     told = describe(plan, replace(ancestry, histories=hopeful), Digests(outputs, inputs))
     room = sum(len(history.to_json()) for history in ancestry.histories.values())
-    return {**told, PROVENANCE_KEY: told[PROVENANCE_KEY] + " " * room}
+    # A model may then be told in our own words, where a parent's were expected.
+    more = sum(len(a1111_labels({}, {n: _NO_HASH}, {})[MODELS_LABEL]) + 20 for n in plan.sources)
+    return {
+        **told,
+        PROVENANCE_KEY: told[PROVENANCE_KEY] + " " * room,
+        MODELS_LABEL: told[MODELS_LABEL] + " " * more,
+    }
 
 
 def untold(plan: Plan, ancestry: Ancestry, metadata: Mapping[str, str]) -> tuple[Problem, ...]:
@@ -220,25 +271,35 @@ def component_hashes(plan: Plan, digests: Digests) -> dict[str, str]:
     return found
 
 
-def _agrees(
-    step: Step,
-    reads: Mapping[str, tuple[tuple[str, ...], bool]],
-    hashes: Mapping[str, str | None],
-) -> bool:
+def _record(
+    plan: Plan, name: str, reads: Mapping[str, Read], digests: Digests | None
+) -> InputRecord:
+    """What was read of one model; without digests no hash is claimed."""
+    source, hashes, sizes = plan.sources[name], {}, {}
+    for component, read in reads.items():
+        infos = {key: source.tensors[key] for key in read.keys}
+        found = {key: digests.inputs[name, key] for key in read.keys} if digests else None
+        hashes[component] = content_hash(infos, found, plan.layout.relative_key) if found else None
+        sizes[component] = (len(infos), sum(info.n_bytes for info in infos.values()))
+    parts = {component: read.part for component, read in reads.items() if read.part is not None}
+    return InputRecord(hashes, None, sizes, parts)
+
+
+def _agrees(step: Step, record: InputRecord) -> bool:
     """Whether what was read is what a step made; parts of components cannot be compared."""
     return all(
-        step.components.get(component, hashes[component]) == hashes[component]
-        for component, (_, whole) in reads.items()
-        if whole
+        step.components.get(component, value) == value
+        for component, value in record.components.items()
+        if component not in record.parts
     )
 
 
-def _reads(plan: Plan) -> dict[str, dict[str, tuple[tuple[str, ...], bool]]]:
+def _reads(plan: Plan) -> dict[str, dict[str, Read]]:
     read: dict[str, dict[str, set[str]]] = {name: {} for name in plan.sources}
     for tensor in plan.tensors.values():
         for term in tensor.terms:
             read[term.model].setdefault(tensor.cell.component, set()).add(term.key)
-    found: dict[str, dict[str, tuple[tuple[str, ...], bool]]] = {}
+    found: dict[str, dict[str, Read]] = {}
     for name, components in read.items():
         source = plan.sources[name]
         held: dict[str, list[str]] = {component: [] for component in components}
@@ -246,24 +307,48 @@ def _reads(plan: Plan) -> dict[str, dict[str, tuple[tuple[str, ...], bool]]]:
             component = plan.layout.cell_of(key).component
             if component in held:
                 held[component].append(key)
-        found[name] = {}
-        for component, keys in sorted(components.items()):
-            rest = [source.tensors[key].n_bytes for key in held[component] if key not in keys]
-            whole = sum(rest) <= _SMALL_BYTES
-            chosen = held[component] if whole else keys
-            found[name][component] = (tuple(sorted(chosen)), whole)
+        found[name] = {
+            component: _whole_or_part(plan.layout, source, sorted(held[component]), keys)
+            for component, keys in sorted(components.items())
+        }
     return found
+
+
+def _whole_or_part(layout: Layout, source: Source, held: list[str], read: set[str]) -> Read:
+    """All keys of a component where little else is in it; otherwise those that were read."""
+    if sum(source.tensors[key].n_bytes for key in held if key not in read) <= _SMALL_BYTES:
+        return Read(tuple(held))
+    blocks: dict[str, list[str]] = defaultdict(list)
+    for key in held:
+        blocks[layout.cell_of(key).block].append(key)
+    whole = {block for block, keys in blocks.items() if read.issuperset(keys)}
+    single = [key for key in read if layout.cell_of(key).block not in whole]
+    part = Part(tuple(sorted(whole)), tuple(sorted(map(layout.relative_key, single))))
+    return Read(tuple(sorted(read)), part)
+
+
+def _method_versions(plan: Plan) -> dict[str, int]:
+    """Version of the meaning of each method; every step of today is a sum, rounded once."""
+    return {"linear": 1}
+
+
+def _dtypes(plan: Plan) -> dict[str, str]:
+    """Element types of each component, the most frequent first; integers have no say."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for tensor in plan.tensors.values():
+        if tensor.info.dtype.is_float:
+            found[tensor.cell.component][tensor.info.dtype.spoken] += 1
+    return {
+        component: "+".join(sorted(kinds, key=lambda kind: (-kinds[kind], kind)))
+        for component, kinds in sorted(found.items())
+    }
 
 
 def _portable(recipe: Recipe) -> Recipe:
     """The recipe without paths; entries keep their names, which the expressions use."""
     recipe = canonical(recipe)
-    pool = {name: PoolEntry(f"{name}.safetensors", recipe.pool[name].hash) for name in recipe.pool}
-    return replace(recipe, pool=pool, save=Save(None, recipe.save.dtype))
-
-
-_ARCHITECTURES = {
-    "sd1": "stable-diffusion-v1",
-    "sd2": "stable-diffusion-v2",
-    "sdxl": "stable-diffusion-xl-v1-base",
-}
+    pool = {
+        name: PoolEntry(f"{name}.safetensors", entry.hash, entry.sha256)
+        for name, entry in recipe.pool.items()
+    }
+    return replace(recipe, pool=pool, save=Save(None, recipe.save.dtype), origin=None)

@@ -1,0 +1,339 @@
+"""Making a file again from the record that it carries of itself.
+
+The inputs are found by what they hold. A model that an earlier step made is used where it is at
+hand, and else made again from its own inputs: as a view where that step only chose tensors, in
+memory while the budget allows, and in a temporary file otherwise. (Folding it into the
+next step would save that, and would round once where the file was rounded twice: other bytes.)
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stockpot.checkpoints import SafetensorsFile, Source, content_hash, open_checkpoint
+from stockpot.engine.history import History, InputRecord, Step, read_history
+from stockpot.engine.labels import MODELS_LABEL, PREDICTION_LABEL
+from stockpot.engine.merging import (
+    Again,
+    MergeResult,
+    Settings,
+    check_again,
+    compute,
+    merge,
+    merge_in_memory,
+)
+from stockpot.engine.plan import Plan
+from stockpot.engine.planning import make_plan
+from stockpot.engine.retelling import Discarded, PlannedSource, Retold
+from stockpot.engine.running import ProgressCallback
+from stockpot.engine.shelf import Book, Shelf
+from stockpot.errors import (
+    CheckpointError,
+    PreflightError,
+    Problem,
+    UnknownNameError,
+)
+from stockpot.layouts import Layout, get_layout
+from stockpot.recipes import Recipe, parse_recipe
+
+__all__ = ["Route", "find_route", "recompute", "replay"]
+
+_LAST = ""
+"""Name of a file's own step, among the content hashes that name the others."""
+
+_RUN_BYTES = 128 << 20
+"""What is left to the steps themselves before half of the rest holds intermediates."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """How to make a file again from what is at hand.
+
+    Attributes:
+        history: What the file says of itself.
+        found: Checkpoints that are read, by step and name in its recipe.
+        rebuilt: Steps to do again before the last, each after those that it reads.
+        missing: Models that are not at hand and cannot be made.
+    """
+
+    history: History
+    found: Mapping[tuple[str, str], Book]
+    rebuilt: tuple[str, ...]
+    missing: tuple[Problem, ...]
+
+    def step(self, key: str) -> Step:
+        """Look a step up.
+
+        Args:
+            key: Content hash of what it made; empty for the last one.
+        """
+        return self.history.earlier[key] if key else self.history.last
+
+
+def find_route(history: History, shelf: Shelf) -> Route:
+    """Find the inputs of a file, through as many earlier steps as are not at hand.
+
+    Args:
+        history: What the file says of itself.
+        shelf: Where to look.
+
+    Returns:
+        What was found, what must be made again, and what is missing.
+
+    Raises:
+        CheckpointError: The record cannot be true, or was made without hashes.
+    """
+    found: dict[tuple[str, str], Book] = {}
+    missing: dict[tuple[str, ...], Problem] = {}
+    rebuilt: list[str] = []
+    opened: set[str] = set()
+    # Twice on the stack: first to look for its inputs, then, when those are settled, to be done.
+    stack: list[tuple[str, bool]] = [(_LAST, False)]
+    while stack:
+        key, is_settled = stack.pop()
+        if is_settled:
+            rebuilt.append(key)
+            continue
+        if key in opened:
+            continue
+        opened.add(key)
+        stack.append((key, True))
+        step = history.earlier[key] if key else history.last
+        layout = _layout(step)
+        for name, record in sorted(step.inputs.items()):
+            if None in record.components.values():
+                raise CheckpointError(
+                    f"the record of {name!r} has no hashes (it was merged with --no-hash), so "
+                    "nothing can be found by them"
+                )
+            book = shelf.find(name, record, layout)
+            if book is not None:
+                found[key, name] = book
+            elif record.made in history.earlier:
+                stack.append((str(record.made), False))
+            else:
+                hashes = tuple(str(value) for value in record.components.values())
+                missing.setdefault(hashes, _missing(name, record, shelf))
+    # A hostile table may have a step that reads what is made from it.
+    if _has_circle(history, rebuilt, found):
+        raise CheckpointError("the record goes in a circle: a step reads what was made of it")
+    return Route(history, found, tuple(rebuilt[:-1]), tuple(missing.values()))
+
+
+def replay(
+    file: Source,
+    folder: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+    progress: ProgressCallback | None = None,
+    search: Shelf | None = None,
+) -> MergeResult:
+    """Make a file again, byte for byte, from inputs that are known by what they hold.
+
+    Args:
+        file: The checkpoint; only its metadata are read.
+        folder: Where the inputs are, under any names; searched with the folders below.
+        output: Name of the new file.
+        settings: Memory, threads, checks. Hashes are always computed.
+        progress: Is told how far each stage is.
+        search: The folder's checkpoints, where they were looked up before.
+
+    Returns:
+        What was made; its content hash is the recorded one.
+
+    Raises:
+        CheckpointError: The file carries no recipe, or one that cannot be replayed.
+        PreflightError: Models are missing, all of them at once.
+        VerificationError: The recipe makes other weights than those recorded; nothing was saved.
+    """
+    history = _history(file)
+    shelf = search or Shelf(folder, _own_file(file))
+    route = find_route(history, shelf)
+    settings = replace(settings, hashes=True, sha256=False)
+    header_bytes = file.header.n_bytes if isinstance(file, SafetensorsFile) else 0
+    place = Path(output).parent
+    with _prepared(route, file.metadata, place, settings, progress) as (recipe, sources, rest):
+        again = Again(history.last, header_bytes)
+        return merge(recipe, output, sources=sources, settings=rest, progress=progress, again=again)
+
+
+def recompute(
+    route: Route,
+    metadata: Mapping[str, str],
+    *,
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+    progress: ProgressCallback | None = None,
+) -> str:
+    """Do what a file's recipe says, keep nothing, and hash what would have been written.
+
+    Args:
+        route: How, with nothing missing.
+        metadata: Of the file.
+        settings: Memory, threads.
+        progress: Is told how far each stage is.
+
+    Returns:
+        The content hash of every tensor that the recipe makes; none is left out or sampled.
+
+    Raises:
+        PreflightError: Models are missing, or the recipe does not fit them.
+        VerificationError: An earlier step that had to be done again makes other weights.
+    """
+    settings = replace(settings, hashes=True, sha256=False)
+    place = Path(tempfile.gettempdir())
+    with _prepared(route, metadata, place, settings, progress) as (recipe, sources, rest):
+        plan = _planned(recipe, sources, route.history.last)
+        return content_hash(
+            plan.infos, compute(plan, Discarded(plan.infos), rest, progress).outputs
+        )
+
+
+@contextmanager
+def _prepared(
+    route: Route,
+    metadata: Mapping[str, str],
+    place: Path,
+    settings: Settings,
+    progress: ProgressCallback | None,
+) -> Iterator[tuple[Recipe, dict[str, Source], Settings]]:
+    """Open or make all that the last step reads; what was made goes away at the end."""
+    if route.missing:
+        raise PreflightError(route.missing)
+    with ExitStack() as stack:
+        opened: dict[Path, Source] = {}
+        made: dict[str, Source] = {}
+        folder: list[Path] = []
+        held = 0
+
+        def sources_of(key: str) -> dict[str, Source]:
+            sources: dict[str, Source] = {}
+            step = route.step(key)
+            for name, record in step.inputs.items():
+                book = route.found.get((key, name))
+                if book is None:
+                    source = made[str(record.made)]
+                else:
+                    if book.path not in opened:
+                        opened[book.path] = stack.enter_context(open_checkpoint(book.path))
+                    source = opened[book.path]
+                earlier = route.history.earlier.get(record.made or "")
+                told = route.history.of(earlier).to_metadata() if earlier else {}
+                sources[name] = Retold(source, told)
+            return sources
+
+        for key in route.rebuilt:
+            step, sources = route.step(key), sources_of(key)
+            recipe = parse_recipe(step.recipe)
+            plan = _planned(recipe, sources, step)
+            rest = replace(settings, memory=settings.memory - held)
+            if PlannedSource.fits(plan):
+                made[key] = PlannedSource(plan, f"step {key[:12]}")
+                continue
+            if held + plan.written_bytes <= (settings.memory - _RUN_BYTES) // 2:
+                held += plan.written_bytes
+                rest = replace(settings, memory=settings.memory - held)
+                made[key] = merge_in_memory(recipe, sources, settings=rest, progress=progress)
+                check_again(step, made[key].metadata, f"step {key[:12]}")
+                continue
+            if not folder:
+                name = stack.enter_context(tempfile.TemporaryDirectory(".replay", "", place))
+                folder.append(Path(name))
+            path = folder[0] / f"{key}.safetensors"
+            merge(recipe, path, sources=sources, settings=rest, progress=progress,
+                  again=Again(step))  # fmt: skip
+            made[key] = stack.enter_context(open_checkpoint(path))
+        sources = sources_of(_LAST)
+        last = route.history.last
+        yield (
+            parse_recipe(last.recipe),
+            _with_labels(sources, metadata),
+            replace(settings, memory=settings.memory - held),
+        )
+
+
+def _with_labels(sources: dict[str, Source], metadata: Mapping[str, str]) -> dict[str, Source]:
+    """Let the inputs say what other tools recorded of them, as far as the file remembers it.
+
+    A1111's records of raw models were in the files that were merged then; those at hand may have
+    lost them. All of them stand in the file's own map.
+    """
+    told = {name: metadata[name] for name in (PREDICTION_LABEL,) if name in metadata}
+    found: dict[str, Source] = {}
+    for number, (name, source) in enumerate(sorted(sources.items())):
+        more = {MODELS_LABEL: metadata[MODELS_LABEL]} if MODELS_LABEL in metadata else {}
+        labels = {**told, **(more if number == 0 else {})}
+        found[name] = Retold(source, {**source.metadata, **labels})
+    return found
+
+
+def _planned(recipe: Recipe, sources: Mapping[str, Source], step: Step) -> Plan:
+    plan = make_plan(recipe, sources)
+    if plan.layout.name != step.layout:
+        raise PreflightError(
+            [
+                Problem(
+                    "layout",
+                    f"the step was done for the layout {step.layout}, but the files at hand are "
+                    f"of {plan.layout.name}",
+                    remedy="put the whole checkpoints into the pool, not their components alone",
+                )
+            ]
+        )
+    return plan
+
+
+def _missing(name: str, record: InputRecord, shelf: Shelf) -> Problem:
+    hashes = ", ".join(f"{part} {value}" for part, value in record.components.items())
+    others = ", ".join(str(path) for path in shelf.named(name))
+    but = f"; {others} has its name and holds something else" if others else ""
+    return Problem(
+        "missing-model",
+        f"no file in {shelf.folder} holds it (content hashes: {hashes}){but}",
+        f"model {name!r}",
+        "put the file into the folder, under any name",
+    )
+
+
+def _has_circle(
+    history: History, rebuilt: list[str], found: Mapping[tuple[str, str], Book]
+) -> bool:
+    done: set[str] = set()
+    for key in rebuilt:
+        step = history.earlier[key] if key else history.last
+        needs = {str(r.made) for n, r in step.inputs.items() if (key, n) not in found}
+        if not needs & history.earlier.keys() <= done:
+            return True
+        done.add(key)
+    return False
+
+
+def _history(file: Source) -> History:
+    history = read_history(file.metadata, file.name)
+    if history is None:
+        raise CheckpointError(
+            f"{file.name}: there is no recipe of Stockpot in it, so it cannot be made again; "
+            "`stockpot recipe import` reads what other tools wrote"
+        )
+    if history.last.content is None:
+        raise CheckpointError(
+            f"{file.name}: its recipe has no hashes (it was merged with --no-hash), so its inputs "
+            "cannot be found"
+        )
+    return history
+
+
+def _layout(step: Step) -> Layout:
+    try:
+        return get_layout(step.layout)
+    except UnknownNameError as error:
+        raise CheckpointError(f"the record names a layout of another version: {error}") from error
+
+
+def _own_file(file: Source) -> Path | None:
+    return file.files[0] if len(file.files) == 1 else None

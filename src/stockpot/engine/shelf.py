@@ -1,0 +1,221 @@
+"""The checkpoints of a folder, to be found by what they hold and not by their names.
+
+Headers come first: how many tensors of a component a file has, and how many bytes, rules most files
+out unread. What is left is hashed, each tensor at most once however many models are looked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import final
+
+from stockpot.checkpoints import Source, TensorInfo, content_hash, hash_tensors, open_checkpoint
+from stockpot.engine.history import InputRecord, read_history
+from stockpot.errors import CheckpointError, Problem
+from stockpot.layouts import Layout
+
+__all__ = ["Book", "Shelf"]
+
+_INDEX = ".safetensors.index.json"
+_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
+
+@final
+@dataclass(eq=False)
+class Book:
+    """One checkpoint of a folder; its file is open only while it is read.
+
+    Attributes:
+        path: The file or folder.
+        tensors: What its header says.
+        claims: Content hash that its own metadata claim for it; None where they claim none.
+    """
+
+    path: Path
+    tensors: Mapping[str, TensorInfo]
+    claims: str | None
+    _digests: dict[str, str] = field(default_factory=dict, repr=False)
+    _cells: dict[str, dict[str, list[str]]] = field(default_factory=dict, repr=False)
+
+    def looks_like(self, record: InputRecord, layout: Layout) -> bool:
+        """Whether header and record allow that this is what was read; nothing is read.
+
+        Args:
+            record: What a step read of a model.
+            layout: In whose terms.
+
+        Returns:
+            False where it cannot be.
+        """
+        for component in record.components:
+            keys = self._keys(component, record, layout)
+            size = (len(keys), sum(self.tensors[key].n_bytes for key in keys))
+            if not keys or record.sizes.get(component, size) != size:
+                return False
+        return bool(record.components)
+
+    def is_what_was_read(
+        self, record: InputRecord, layout: Layout, progress: Callable[[int], None]
+    ) -> bool:
+        """Whether the hashes of a record are those of this checkpoint; reads what is not known yet.
+
+        Args:
+            record: What a step read of a model.
+            layout: In whose terms.
+            progress: Called with the bytes that were just read.
+
+        Raises:
+            CheckpointError: The file cannot be read.
+        """
+        # The smallest component first: it rules a file out for the least reading.
+        for component in sorted(record.components, key=lambda name: record.sizes.get(name, (0, 0))):
+            keys = self._keys(component, record, layout)
+            unknown = [key for key in keys if key not in self._digests]
+            if unknown:
+                with open_checkpoint(self.path) as source:
+                    self._digests |= hash_tensors(source, unknown, progress)
+            infos = {key: self.tensors[key] for key in keys}
+            found = content_hash(infos, self._digests, layout.relative_key)
+            if found != record.components[component]:
+                return False
+        return True
+
+    def n_extra(self, record: InputRecord, layout: Layout) -> int:
+        """Count the tensors of components that a record does not have.
+
+        Args:
+            record: What a step read of a model.
+            layout: In whose terms.
+        """
+        groups = self._groups(layout)
+        return sum(len(keys) for name, keys in groups.items() if name not in record.components)
+
+    def _keys(self, component: str, record: InputRecord, layout: Layout) -> list[str]:
+        keys = self._groups(layout).get(component, [])
+        part = record.parts.get(component)
+        if part is None:
+            return keys
+        blocks, single = set(part.blocks), set(part.keys)
+        return [
+            key
+            for key in keys
+            if layout.cell_of(key).block in blocks or layout.relative_key(key) in single
+        ]
+
+    def _groups(self, layout: Layout) -> dict[str, list[str]]:
+        if layout.name not in self._cells:
+            groups: dict[str, list[str]] = {}
+            for key in self.tensors:
+                groups.setdefault(layout.cell_of(key).component, []).append(key)
+            self._cells[layout.name] = groups
+        return self._cells[layout.name]
+
+
+@final
+class Shelf:
+    """All checkpoints in a folder and the folders below it.
+
+    Args:
+        folder: Where to look.
+        without: A file that does not count, such as the one whose inputs are looked for.
+        progress: Called with the bytes that were just read.
+
+    Attributes:
+        books: What was found, in the order of paths.
+        notes: What looks like a checkpoint and cannot be opened.
+
+    Raises:
+        CheckpointError: There is no such folder.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        without: Path | None = None,
+        progress: Callable[[int], None] = lambda n_bytes: None,
+    ) -> None:
+        if not Path(folder).is_dir():
+            raise CheckpointError(f"{folder}: the pool must be a folder, but there is none")
+        self.folder = Path(folder)
+        self.books: list[Book] = []
+        self.notes: list[Problem] = []
+        self._progress = progress
+        for path in _candidates(self.folder):
+            if without is not None and path.is_file() and path.samefile(without):
+                continue
+            try:
+                with open_checkpoint(path) as source:
+                    self.books.append(Book(path, dict(source.tensors), _claim(source)))
+            except CheckpointError as error:
+                self.notes.append(Problem("unreadable", str(error)))
+
+    def find(self, name: str, record: InputRecord, layout: Layout) -> Book | None:
+        """Find the model that a step read.
+
+        Args:
+            name: What the recipe calls it; files of that name are looked at first.
+            record: What was read of it.
+            layout: In whose terms.
+
+        Returns:
+            The checkpoint that holds the least besides; None where no file holds it.
+
+        Raises:
+            CheckpointError: A file cannot be read.
+        """
+        able = [book for book in self.books if book.looks_like(record, layout)]
+        able.sort(
+            key=lambda book: (
+                record.made is None or book.claims != record.made,
+                book.n_extra(record, layout),
+                not _is_called(book.path, name),
+            )
+        )
+        for book in able:
+            if book.is_what_was_read(record, layout, self._progress):
+                return book
+        return None
+
+    def named(self, name: str) -> list[Path]:
+        """List the files that are called as a recipe calls a model, whatever they hold.
+
+        Args:
+            name: In the recipe's pool.
+        """
+        return [book.path for book in self.books if _is_called(book.path, name)]
+
+
+def _is_called(path: Path, name: str) -> bool:
+    return path.name.removesuffix(_INDEX).removesuffix(path.suffix) == name or path.name == name
+
+
+def _claim(source: Source) -> str | None:
+    try:
+        history = read_history(source.metadata, source.name)
+    except CheckpointError:
+        return None
+    return history.last.content if history is not None else None
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    """Whatever may be a checkpoint; a folder that is one, or shards of one, only as a whole."""
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        here = Path(place)
+        if "model_index.json" in names:
+            folders.clear()
+            yield here
+            continue
+        yield from (here / name for name in _wholes(sorted(names)))
+
+
+def _wholes(names: Iterable[str]) -> Iterator[str]:
+    names = list(names)
+    stems = tuple(f"{name.removesuffix(_INDEX)}-" for name in names if name.endswith(_INDEX))
+    for name in names:
+        is_shard = bool(stems) and name.startswith(stems) and "-of-" in name
+        if name.endswith(_INDEX) or (name.lower().endswith(_SUFFIXES) and not is_shard):
+            yield name
