@@ -310,14 +310,14 @@ def test_a_diffusers_folder(tmp_path: Path) -> None:
 
 
 def test_folders_that_say_too_little(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="but has 0 such files; name the one"):
+    with pytest.raises(CheckpointError, match="but has 0 files and 0 indexes; name the one"):
         open_checkpoint(tmp_path)
     for name in ("a", "b"):
         write(tmp_path / f"{name}.safetensors", some_tensors())
-    with pytest.raises(CheckpointError, match="but has 2 such files; name the one"):
+    with pytest.raises(CheckpointError, match="but has 2 files and 0 indexes; name the one"):
         open_checkpoint(tmp_path)
     (tmp_path / "model_index.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="must hold .safetensors or .bin files, but has none"):
+    with pytest.raises(CheckpointError, match="diffusers folder must hold .safetensors or .bin"):
         open_checkpoint(tmp_path)
 
 

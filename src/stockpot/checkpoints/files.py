@@ -189,13 +189,13 @@ def _open_folder(folder: Path) -> Source:
 
 
 def _open_weights(folder: Path) -> Source:
-    found: list[Path] = []
+    indexes: list[Path] = []
+    files: list[Path] = []
     for suffix in _SUFFIXES:
-        # Where both are, they are the same weights.
         indexes = sorted(folder.glob(f"*{suffix}.index.json"))
+        files = sorted(folder.glob(f"*{suffix}"))
         if len(indexes) == 1:
             return _open_index(indexes[0])
-        files = sorted(folder.glob(f"*{suffix}"))
         if not indexes and len(files) == 1:
             return _open_file(files[0])
         # diffusers keeps variants side by side: the plain name first, then half precision.
@@ -204,12 +204,12 @@ def _open_weights(folder: Path) -> Source:
                 candidate = folder / f"{stem}{variant}{suffix}"
                 if not indexes and candidate in files:
                     return _open_file(candidate)
-        found = indexes + files
-        if found:
+        # Where both formats are, they hold the same weights; no need to look at the second.
+        if indexes or files:
             break
     raise CheckpointError(
         f"{folder}: a folder must hold one .safetensors or .bin file or one index, but has "
-        f"{len(found)} such files; name the one you mean"
+        f"{len(files)} files and {len(indexes)} indexes; name the one you mean"
     )
 
 
