@@ -78,7 +78,8 @@ PUBLIC = {
     "stockpot.compare": "ComponentFacts Inspection inspect_checkpoint",
     "stockpot.errors": (
         "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError OutputError "
-        "OutputExistsError PreflightError Problem ProblemsError RecipeError StockpotError "
+        "OutputExistsError PreflightError Problem ProblemsError RecipeError RequestError "
+        "StockpotError "
         "TruncatedFileError UnknownNameError VerificationError"
     ),
 }

@@ -17,6 +17,7 @@ from stockpot.draw.embeddings import Embedding, find_extras, read_embedding
 from stockpot.draw.freeu import FreeU, FreeUStage, filter_low, freeu_hooks, scale_backbone
 from stockpot.draw.guidance import THRESHOLD_MODES, Thresholding, rescale_guidance, threshold
 from stockpot.draw.hires import IMAGE_UPSCALERS, LATENT_UPSCALERS, Hires, enlarge
+from stockpot.draw.infotext import parse_infotext, write_infotext
 from stockpot.draw.libraries import require_libraries
 from stockpot.draw.loading import DRAWABLE, Parts, load_parts
 from stockpot.draw.loras import Lora, LoraSet, read_lora
@@ -28,7 +29,8 @@ from stockpot.draw.painter import (
     UnheardPromptWarning,
     open_painter,
 )
-from stockpot.draw.pictures import Pictures, to_png
+from stockpot.draw.payloads import parse_payload, read_payload, to_payload
+from stockpot.draw.pictures import Pictures, from_png, read_parameters, to_png
 from stockpot.draw.prompt_words import (
     LoraTag,
     Wildcards,
@@ -37,6 +39,7 @@ from stockpot.draw.prompt_words import (
     take_loras,
 )
 from stockpot.draw.prompts import CutPromptWarning
+from stockpot.draw.requests import Named, PlotAxis, ReadRequest, Request
 from stockpot.draw.samplers import SAMPLERS, SCHEDULES, Sampler, get_sampler, make_scheduler
 from stockpot.draw.schedules import Span, schedule_prompt
 from stockpot.draw.settings import DrawSettings
@@ -65,20 +68,24 @@ __all__ = [
     "DrawSettings",
     "Drawn",
     "Embedding",
-    "Emphasised",
     "EmphasisMode",
+    "Emphasised",
     "FreeU",
     "FreeUStage",
     "Hires",
     "Lora",
     "LoraSet",
     "LoraTag",
+    "Named",
     "NoiseSource",
     "Noises",
     "Painter",
     "Parts",
     "Pictures",
     "Placed",
+    "PlotAxis",
+    "ReadRequest",
+    "Request",
     "Sampler",
     "Span",
     "Thresholding",
@@ -95,15 +102,20 @@ __all__ = [
     "find_extras",
     "find_tokenizer",
     "freeu_hooks",
+    "from_png",
     "get_sampler",
     "load_parts",
     "make_scheduler",
     "open_painter",
     "parse_attention",
+    "parse_infotext",
+    "parse_payload",
     "philox_normal",
     "read_description",
     "read_embedding",
     "read_lora",
+    "read_parameters",
+    "read_payload",
     "replace_words",
     "require_libraries",
     "rescale_guidance",
@@ -112,5 +124,7 @@ __all__ = [
     "split_and",
     "take_loras",
     "threshold",
+    "to_payload",
     "to_png",
+    "write_infotext",
 ]
