@@ -85,12 +85,22 @@ PUBLIC = {
     "stockpot.errors": (
         "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError "
         "OutputError OutputExistsError PreflightError Problem ProblemsError RecipeError "
-        "StockpotError TruncatedFileError UnknownNameError UnsafeFileError VerificationError"
+        "RequestError StockpotError TruncatedFileError UnknownNameError UnsafeFileError "
+        "VerificationError"
     ),
     "stockpot.draw": (
-        "Box BrokenPictureWarning ContactSheet CutPromptWarning DRAWABLE DrawSettings Painter "
-        "Parts Pictures SAMPLERS Sampler contact_sheet encode_prompts get_sampler load_parts "
-        "make_scheduler open_painter require_libraries to_png"
+        "BREAK Box BrokenPictureWarning Chunk Chunked Conditioner Conditioning ContactSheet "
+        "CutPromptWarning DRAWABLE Description DrawSettings Drawn EMPHASES Embedding "
+        "EmphasisMode Emphasised FreeU FreeUStage Hires IMAGE_UPSCALERS LATENT_UPSCALERS Lora "
+        "LoraSet LoraTag NOISES Named NoiseSource Noises Painter Parts Pictures Placed PlotAxis "
+        "ReadRequest Request SAMPLERS SCHEDULES Sampler Span THRESHOLD_MODES Thresholding "
+        "TokenTable UnheardPromptWarning Wildcards apply_emphasis contact_sheet cut_into_chunks "
+        "describe enlarge fill_wildcards filter_low find_extras find_tokenizer freeu_hooks "
+        "from_png get_sampler load_parts make_scheduler open_painter parse_attention "
+        "parse_infotext parse_payload philox_normal read_description read_embedding read_lora "
+        "read_parameters read_payload replace_words require_libraries rescale_guidance "
+        "scale_backbone schedule_prompt split_and take_loras threshold to_payload to_png "
+        "write_infotext"
     ),
     "stockpot.layouts": (
         "Cell Component Detection Fit KeySpec LAYOUTS Layout PROFILES Part Profile Row Shape "

@@ -3,7 +3,8 @@
 StockpotError
 ├── ProblemsError               several problems found by one check, reported together
 │   ├── RecipeError             a recipe cannot be read, or says something impossible
-│   └── PreflightError          a plan cannot run: keys, shapes, architectures, space
+│   ├── PreflightError          a plan cannot run: keys, shapes, architectures, space
+│   └── RequestError            a request for pictures cannot be read, or asks the impossible
 ├── CheckpointError             a file is not what it must be
 │   ├── HeaderError             its header breaks the format
 │   ├── TruncatedFileError      it ends before the bytes its header promises
@@ -37,6 +38,7 @@ __all__ = [
     "Problem",
     "ProblemsError",
     "RecipeError",
+    "RequestError",
     "StockpotError",
     "TruncatedFileError",
     "UnknownNameError",
@@ -92,6 +94,10 @@ class RecipeError(ProblemsError):
 
 class PreflightError(ProblemsError):
     """A plan cannot run; found from headers alone, before any tensor was read."""
+
+
+class RequestError(ProblemsError):
+    """A request for pictures cannot be read, or asks for something that cannot be drawn."""
 
 
 class CheckpointError(StockpotError, ValueError):

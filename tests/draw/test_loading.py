@@ -10,7 +10,6 @@ import torch
 from stockpot.checkpoints import MemorySource
 from stockpot.draw import DrawSettings, Parts, load_parts, make_scheduler, open_painter
 from stockpot.errors import LayoutError
-from stockpot.layouts import get_layout
 
 MakeModel = Callable[..., MemorySource]
 ONE_STEP = DrawSettings(steps=1)
@@ -123,12 +122,10 @@ def test_unknown_prediction_is_refused(make_model: MakeModel, config: Path) -> N
 def test_other_architectures_are_refused_with_evidence(config: Path) -> None:
     from stockpot.checkpoints import DTYPES, GeneratedSource, TensorInfo
 
-    infos = [
-        TensorInfo(key, DTYPES["F16"], spec.shape) for key, spec in get_layout("sdxl").specs.items()
-    ]
+    infos = [TensorInfo(f"net.{i}.weight", DTYPES["F16"], (4, 4)) for i in range(9)]
     source = GeneratedSource(infos, lambda *_: None, name="big.safetensors")
-    with pytest.raises(LayoutError, match="big.safetensors: drawing knows the layouts sd1, zoo, bu"
-                       "t this file is Stable Diffusion XL .*label_emb"):  # fmt: skip
+    with pytest.raises(LayoutError, match="big.safetensors: drawing knows the layouts sd1, sd2, sdx"
+                       "l, zoo, but this file is "):  # fmt: skip
         open_painter(source, config)
 
 

@@ -163,7 +163,7 @@ def test_a_cut_prompt_is_said(painter: Painter) -> None:
     with pytest.warns(
         CutPromptWarning, match="at most 75 tokens, but got 84; left out: 'e word lost'"
     ):
-        painter.draw([long], 0, DrawSettings(steps=1))
+        painter.draw([long], 0, DrawSettings(steps=1, max_chunks=1))
 
 
 def test_a_broken_model_is_said(make_model: MakeModel, config: Path) -> None:

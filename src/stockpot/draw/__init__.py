@@ -1,35 +1,130 @@
 """Pictures of a checkpoint, on disk or in memory: prompts, samplers, contact sheets.
 
-Importing this package loads neither torch nor diffusers; opening a painter does. It knows nothing
-of merging: a merge in memory is a source like any other.
+Importing this package loads neither torch nor diffusers; opening a painter does.
 """
 
+from stockpot.draw.attention import BREAK, Emphasised, parse_attention, split_and
+from stockpot.draw.chunks import Chunk, Chunked, Placed, TokenTable, cut_into_chunks
+from stockpot.draw.conditioning import (
+    EMPHASES,
+    Conditioner,
+    Conditioning,
+    EmphasisMode,
+    apply_emphasis,
+)
+from stockpot.draw.descriptions import Description, describe, read_description
+from stockpot.draw.embeddings import Embedding, find_extras, read_embedding
+from stockpot.draw.freeu import FreeU, FreeUStage, filter_low, freeu_hooks, scale_backbone
+from stockpot.draw.guidance import THRESHOLD_MODES, Thresholding, rescale_guidance, threshold
+from stockpot.draw.hires import IMAGE_UPSCALERS, LATENT_UPSCALERS, Hires, enlarge
+from stockpot.draw.infotext import parse_infotext, write_infotext
 from stockpot.draw.libraries import require_libraries
 from stockpot.draw.loading import DRAWABLE, Parts, load_parts
-from stockpot.draw.painter import BrokenPictureWarning, DrawSettings, Painter, open_painter
-from stockpot.draw.pictures import Pictures, to_png
-from stockpot.draw.prompts import CutPromptWarning, encode_prompts
-from stockpot.draw.samplers import SAMPLERS, Sampler, get_sampler, make_scheduler
+from stockpot.draw.loras import Lora, LoraSet, read_lora
+from stockpot.draw.noises import NOISES, Noises, NoiseSource, philox_normal
+from stockpot.draw.painter import (
+    BrokenPictureWarning,
+    Drawn,
+    Painter,
+    UnheardPromptWarning,
+    open_painter,
+)
+from stockpot.draw.payloads import parse_payload, read_payload, to_payload
+from stockpot.draw.pictures import Pictures, from_png, read_parameters, to_png
+from stockpot.draw.prompt_words import (
+    LoraTag,
+    Wildcards,
+    fill_wildcards,
+    replace_words,
+    take_loras,
+)
+from stockpot.draw.prompts import CutPromptWarning
+from stockpot.draw.requests import Named, PlotAxis, ReadRequest, Request
+from stockpot.draw.samplers import SAMPLERS, SCHEDULES, Sampler, get_sampler, make_scheduler
+from stockpot.draw.schedules import Span, schedule_prompt
+from stockpot.draw.settings import DrawSettings
 from stockpot.draw.sheets import Box, ContactSheet, contact_sheet
+from stockpot.draw.tokenizers import find_tokenizer
 
 __all__ = [
+    "BREAK",
     "DRAWABLE",
+    "EMPHASES",
+    "IMAGE_UPSCALERS",
+    "LATENT_UPSCALERS",
+    "NOISES",
     "SAMPLERS",
+    "SCHEDULES",
+    "THRESHOLD_MODES",
     "Box",
     "BrokenPictureWarning",
+    "Chunk",
+    "Chunked",
+    "Conditioner",
+    "Conditioning",
     "ContactSheet",
     "CutPromptWarning",
+    "Description",
     "DrawSettings",
+    "Drawn",
+    "Embedding",
+    "EmphasisMode",
+    "Emphasised",
+    "FreeU",
+    "FreeUStage",
+    "Hires",
+    "Lora",
+    "LoraSet",
+    "LoraTag",
+    "Named",
+    "NoiseSource",
+    "Noises",
     "Painter",
     "Parts",
     "Pictures",
+    "Placed",
+    "PlotAxis",
+    "ReadRequest",
+    "Request",
     "Sampler",
+    "Span",
+    "Thresholding",
+    "TokenTable",
+    "UnheardPromptWarning",
+    "Wildcards",
+    "apply_emphasis",
     "contact_sheet",
-    "encode_prompts",
+    "cut_into_chunks",
+    "describe",
+    "enlarge",
+    "fill_wildcards",
+    "filter_low",
+    "find_extras",
+    "find_tokenizer",
+    "freeu_hooks",
+    "from_png",
     "get_sampler",
     "load_parts",
     "make_scheduler",
     "open_painter",
+    "parse_attention",
+    "parse_infotext",
+    "parse_payload",
+    "philox_normal",
+    "read_description",
+    "read_embedding",
+    "read_lora",
+    "read_parameters",
+    "read_payload",
+    "replace_words",
     "require_libraries",
+    "rescale_guidance",
+    "scale_backbone",
+    "schedule_prompt",
+    "split_and",
+    "take_loras",
+    "threshold",
+    "to_payload",
     "to_png",
+    "write_infotext",
 ]

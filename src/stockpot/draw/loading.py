@@ -1,31 +1,36 @@
-"""From a checkpoint in the original names to the parts of a diffusers pipeline.
+"""From a checkpoint in the original names to the parts of a pipeline.
 
-The layout says which keys a component has and under which other names files carry them; diffusers'
-own converter, which reads dictionaries as well as files, renames what is left. Nothing touches a
-disk but the source itself, so a merge in memory loads like a file.
+The layout says which keys a component has and under which other names files carry them;
+`stockpot.draw.naming` says where each goes. Nothing touches a disk but the source itself, so a
+merge in memory loads like a file.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stockpot.checkpoints import Source
+from stockpot.draw.descriptions import Description, describe, read_description
 from stockpot.draw.libraries import require_libraries
+from stockpot.draw.naming import Place, text_places, unet_places, vae_places, write_tensor
+from stockpot.draw.tokenizers import find_tokenizer
 from stockpot.errors import LayoutError
 from stockpot.layouts import Component, Layout, detect
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DRAWABLE", "Parts", "load_parts"]
+__all__ = ["DRAWABLE", "Parts", "load_parts", "read_tensor"]
 
-DRAWABLE = ("sd1", "zoo")
+DRAWABLE = ("sd1", "sd2", "sdxl", "zoo")
 """Layouts that can be drawn."""
 
 _SHOWN = 3
+_PARTS = {"unet": "unet", "vae": "vae", "te": "text_encoder", "te0": "text_encoder",
+          "te1": "text_encoder_2"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,11 @@ class Parts:
         text_encoder: transformers' `CLIPTextModel`.
         tokenizer: transformers' `CLIPTokenizer`.
         noise: The noise schedule, as in ``scheduler_config.json``, its ``prediction_type`` set.
+        layout: Name of the layout.
+        text_encoder_2: SDXL's second one, a `CLIPTextModelWithProjection`; else None.
+        tokenizer_2: Its tokenizer; else None.
+        places: By canonical key of the checkpoint: the part that it belongs to (an attribute of
+            this class), and where it goes there.
     """
 
     name: str
@@ -47,28 +57,38 @@ class Parts:
     text_encoder: Any
     tokenizer: Any
     noise: dict[str, Any]
+    layout: str = "sd1"
+    text_encoder_2: Any = None
+    tokenizer_2: Any = None
+    places: Mapping[str, tuple[str, tuple[Place, ...]]] = field(default_factory=dict, repr=False)
 
 
 def load_parts(
     model: Source,
-    config: Path,
+    config: Path | None = None,
     *,
     vae: Source | None = None,
     te: Source | None = None,
     prediction: str | None = None,
     device: str = "cpu",
+    dtype: str = "float32",
+    tokenizer: Path | None = None,
 ) -> Parts:
-    """Load every part of a model, in float32.
+    """Load every part of a model.
 
     Args:
         model: A checkpoint of one of the layouts in `DRAWABLE`; position ids, EMA copies,
             schedules and NovelAI's text encoder names do not disturb.
-        config: A diffusers folder; its weights, if any, are not read.
+        config: A diffusers folder, for models of other widths; its weights, if any, are not read.
+            By default the architecture's own description.
         vae: Where to take the VAE from instead: a checkpoint, or a file of the VAE alone.
-        te: Where to take the text encoder from instead.
+        te: Where to take the text encoders from instead.
         prediction: ``epsilon`` or ``v_prediction``; by default ``v_prediction`` where the model has
-            the ``v_pred`` marker, else what the folder says.
+            the ``v_pred`` marker, else what the description says.
         device: A torch device.
+        dtype: torch's name of the type to compute in; the VAE stays in float32, since half
+            precision breaks many.
+        tokenizer: A folder with CLIP's tokenizer; else see `stockpot.draw.find_tokenizer`.
 
     Returns:
         The parts, in evaluation mode.
@@ -76,24 +96,40 @@ def load_parts(
     Raises:
         LayoutError: The architecture cannot be drawn, a component is missing or incomplete, or
             the folder describes another model.
+        CheckpointError: The folder or the tokenizer is missing.
         MissingExtraError: diffusers is not installed.
     """
     require_libraries()
-    layout = _drawable_layout(model)
-    states = {
-        name: _read_component(source or model, layout, name, model)
-        for name, source in (("unet", None), ("te", te), ("vae", vae))
-    }
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTokenizer
+    import torch
 
+    if prediction not in (None, "epsilon", "v_prediction"):
+        raise ValueError(
+            f"`prediction` must be 'epsilon' or 'v_prediction', but got {prediction!r}"
+        )
+    kind: torch.dtype = getattr(torch, dtype)
+    layout = _drawable_layout(model)
+    about = describe(layout.name) if config is None else read_description(config)
+    names = [part.name for part in layout.components if part.name in _PARTS]
+    sources = {name: te if name.startswith("te") else vae if name == "vae" else None
+               for name in names}  # fmt: skip
+    states = {name: _read_component(sources[name] or model, layout, name, model) for name in names}
+    modules: dict[str, Any] = {}
+    places: dict[str, tuple[str, tuple[Place, ...]]] = {}
+    for name, state in states.items():
+        part = _PARTS[name]
+        source = sources[name] or model
+        module, found = _filled(part, state, layout, about, source.name)
+        places.update({key: (part, where) for key, where in found.items()})
+        modules[part] = module.to(device, torch.float32 if part == "vae" else kind)
+    tokenizers = [find_tokenizer(tokenizer or folder) for folder in about.tokenizers]
     return Parts(
         model.name,
-        _converted(UNet2DConditionModel, states["unet"], config, "unet", model.name).to(device),
-        _converted(AutoencoderKL, states["vae"], config, "vae", (vae or model).name).to(device),
-        _text_encoder(states["te"], layout, config, (te or model).name).to(device),
-        CLIPTokenizer.from_pretrained(str(config / "tokenizer"), local_files_only=True),
-        _noise(model, config, prediction),
+        noise=_noise(model, about, prediction),
+        layout=layout.name,
+        tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1] if len(tokenizers) > 1 else None,
+        places=places,
+        **modules,
     )
 
 
@@ -136,14 +172,15 @@ def _read_component(
             continue
         if spec.key != added + key and spec.key in found:
             continue  # two names for one tensor: the canonical one counts
-        found[spec.key] = _read_tensor(source, key).reshape(spec.shape)
+        found[spec.key] = read_tensor(source, key).reshape(spec.shape)
     return found
 
 
 def _missing_message(
     source: Source, component: Component, missing: tuple[str, ...], absent: tuple[str, ...]
 ) -> str:
-    remedy = {"vae": "; give one with vae=", "te": "; give one with te="}.get(component.name, "")
+    te = "; give one with te="
+    remedy = {"vae": "; give one with vae=", "te": te, "te0": te, "te1": te}.get(component.name, "")
     if component.name in absent:
         return f"{source.name}: the checkpoint has no {component.title}{remedy}"
     names = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
@@ -153,7 +190,19 @@ def _missing_message(
     )
 
 
-def _read_tensor(source: Source, key: str) -> torch.Tensor:
+def read_tensor(source: Source, key: str) -> torch.Tensor:
+    """Read a tensor as float32.
+
+    Args:
+        source: An open checkpoint.
+        key: The tensor; it must hold floats.
+
+    Returns:
+        float32, in the file's shape.
+
+    Raises:
+        LayoutError: It holds no floats.
+    """
     import torch
 
     kinds = {
@@ -173,58 +222,61 @@ def _read_tensor(source: Source, key: str) -> torch.Tensor:
     return data.view(kind).to(torch.float32).reshape(info.shape)
 
 
-def _converted(
-    kind: Any, state: dict[str, torch.Tensor], config: Path, folder: str, name: str
-) -> Any:
-    """Load a state in the original names into a diffusers model, all of it."""
-    n_elements = sum(tensor.numel() for tensor in state.values())
+def _filled(
+    part: str, state: dict[str, torch.Tensor], layout: Layout, about: Description, name: str
+) -> tuple[Any, dict[str, tuple[Place, ...]]]:
+    """A module with all of a state in it, and where each tensor went."""
+    what = "the weights do not fit" if part in ("unet", "vae") else "the text encoder does not fit"
     try:
-        module = kind.from_single_file(
-            state, config=str(config), subfolder=folder, local_files_only=True
-        )
-    except (KeyError, RuntimeError, ValueError) as error:
+        module = _empty(part, about)
+        shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+        if part == "unet":
+            places = unet_places(shapes, module.config)
+        elif part == "vae":
+            places = vae_places(shapes, module.config)
+        else:
+            places = text_places(shapes, layout, module)
+        for key, where in places.items():
+            write_tensor(module, where, state[key])
+    except (KeyError, IndexError, RuntimeError, ValueError, AttributeError) as error:
+        raise LayoutError(f"{name}: {what} {about.where(part)}: {error}") from error
+    n_loaded = sum(parameter.numel() for parameter in module.parameters())
+    n_given = sum(tensor.numel() for tensor in state.values())
+    n_placed = sum(state[key].numel() for key in places)
+    if n_loaded != n_placed or n_given != n_placed:
         raise LayoutError(
-            f"{name}: the weights do not fit {config / folder / 'config.json'}: {error}"
-        ) from error
-    # diffusers leaves parameters that it finds no weights for on the meta device, and passes
-    # over weights that the model has no place for.
-    parameters = dict(module.named_parameters())
-    empty = [key for key, parameter in parameters.items() if parameter.is_meta]
-    n_loaded = sum(parameter.numel() for parameter in parameters.values())
-    if empty or n_loaded != n_elements:
-        raise LayoutError(
-            f"{name}: the weights do not fit {config / folder / 'config.json'}: it describes "
-            f"{n_loaded:,} parameters, but the file has {n_elements:,}"
+            f"{name}: {what} {about.where(part)}: it describes "
+            f"{n_loaded:,} parameters, but the file has {n_given:,}"
         )
-    return module.eval().requires_grad_(False)
+    return module.eval().requires_grad_(False), places
 
 
-def _text_encoder(state: dict[str, torch.Tensor], layout: Layout, config: Path, name: str) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel
+def _empty(part: str, about: Description) -> Any:
+    """A module without weights: nothing is initialised only to be written over."""
+    import diffusers
+    import torch
+    from accelerate import init_empty_weights
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    folder = config / "text_encoder"
-    encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(str(folder), local_files_only=True))
-    relative = {layout.relative_key(key): tensor for key, tensor in state.items()}
-    if not hasattr(encoder, "text_model"):
-        # transformers 5.6 took a level out of the names.
-        relative = {key.removeprefix("text_model."): value for key, value in relative.items()}
-    try:
-        encoder.load_state_dict(relative, strict=True)
-    except RuntimeError as error:
-        raise LayoutError(
-            f"{name}: the text encoder does not fit {folder / 'config.json'}: {error}"
-        ) from error
-    encoder.requires_grad_(False).train(False)
-    return encoder
+    kinds: Any = diffusers
+    with init_empty_weights(include_buffers=False):
+        if part == "unet":
+            module: Any = kinds.UNet2DConditionModel.from_config(dict(about.unet))
+        elif part == "vae":
+            module = kinds.AutoencoderKL.from_config(dict(about.vae))
+        elif part == "text_encoder":
+            module = CLIPTextModel(CLIPTextConfig(**about.text_encoders[0]))
+        else:
+            module = CLIPTextModelWithProjection(CLIPTextConfig(**about.text_encoders[1]))
+    for name, parameter in list(module.named_parameters()):
+        owner, _, last = name.rpartition(".")
+        empty = torch.empty(parameter.shape, dtype=torch.float32)
+        setattr(module.get_submodule(owner), last, torch.nn.Parameter(empty, requires_grad=False))
+    return module
 
 
-def _noise(model: Source, config: Path, prediction: str | None) -> dict[str, Any]:
-    if prediction not in (None, "epsilon", "v_prediction"):
-        raise ValueError(
-            f"`prediction` must be 'epsilon' or 'v_prediction', but got {prediction!r}"
-        )
-    file = config / "scheduler" / "scheduler_config.json"
-    noise: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+def _noise(model: Source, about: Description, prediction: str | None) -> dict[str, Any]:
+    noise = dict(about.noise)
     if "v_pred" in model.tensors:
         noise["prediction_type"] = "v_prediction"
     if "ztsnr" in model.tensors:

@@ -1,19 +1,20 @@
-"""Samplers under the names that people use, as an explicit table over diffusers' schedulers.
-
-Only samplers that add no noise on their way are here: their pictures depend on the first noise
-alone, so that a seed gives one picture in whatever batch it is drawn.
-"""
+"""Samplers under the names that people use, as an explicit table over diffusers' schedulers."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args
 
 from stockpot.errors import UnknownNameError
 
-__all__ = ["SAMPLERS", "Sampler", "get_sampler", "make_scheduler"]
+__all__ = ["SAMPLERS", "SCHEDULES", "Sampler", "Schedule", "get_sampler", "make_scheduler"]
+
+Schedule = Literal["Automatic", "Karras", "Exponential", "Beta", "Uniform", "SGM Uniform"]
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
+"""How noise levels are spaced; ``Automatic`` is what the sampler's name says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,15 @@ class Sampler:
         name: As in web UIs and infotexts.
         scheduler: Name of the class in `diffusers`.
         options: What to tell it, beyond the model's own noise schedule.
+        order: How many times a step asks the model.
+        adds_noise: Whether it draws noise on its way.
     """
 
     name: str
     scheduler: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    order: int = 1
+    adds_noise: bool = False
 
 
 _DPM_2M = {
@@ -37,18 +42,41 @@ _DPM_2M = {
     "timestep_spacing": "linspace",
     "final_sigmas_type": "zero",
 }
+_DPM_SDE = {**_DPM_2M, "algorithm_type": "sde-dpmsolver++"}
+_KARRAS = {"use_karras_sigmas": True}
+_LINSPACE = {"timestep_spacing": "linspace"}
+_DPM = "DPMSolverMultistepScheduler"
 
 _ALL = (
-    Sampler("DPM++ 2M", "DPMSolverMultistepScheduler", _DPM_2M),
-    Sampler(
-        "DPM++ 2M Karras", "DPMSolverMultistepScheduler", {**_DPM_2M, "use_karras_sigmas": True}
-    ),
+    Sampler("DPM++ 2M", _DPM, _DPM_2M),
+    Sampler("DPM++ 2M Karras", _DPM, {**_DPM_2M, **_KARRAS}),
     # "linear" interpolates the noise level in time, at the times of k-diffusion; diffusers'
     # "log_linear" is another schedule, evenly spaced in log sigma.
+    Sampler("Euler", "EulerDiscreteScheduler", {**_LINSPACE, "interpolation_type": "linear"}),
+    Sampler("Euler a", "EulerAncestralDiscreteScheduler", _LINSPACE, adds_noise=True),
+    Sampler("Heun", "HeunDiscreteScheduler", _LINSPACE, order=2),
+    Sampler("LMS", "LMSDiscreteScheduler", _LINSPACE),
+    Sampler("LMS Karras", "LMSDiscreteScheduler", {**_LINSPACE, **_KARRAS}),
+    Sampler("DPM2", "KDPM2DiscreteScheduler", _LINSPACE, order=2),
+    Sampler("DPM2 Karras", "KDPM2DiscreteScheduler", {**_LINSPACE, **_KARRAS}, order=2),
+    Sampler("DPM2 a", "KDPM2AncestralDiscreteScheduler", _LINSPACE, order=2, adds_noise=True),
     Sampler(
-        "Euler",
-        "EulerDiscreteScheduler",
-        {"timestep_spacing": "linspace", "interpolation_type": "linear"},
+        "DPM2 a Karras",
+        "KDPM2AncestralDiscreteScheduler",
+        {**_LINSPACE, **_KARRAS},
+        order=2,
+        adds_noise=True,
+    ),
+    Sampler("DPM++ 2M SDE", _DPM, _DPM_SDE, adds_noise=True),
+    Sampler("DPM++ 2M SDE Karras", _DPM, {**_DPM_SDE, **_KARRAS}, adds_noise=True),
+    Sampler("DPM++ 3M SDE", _DPM, {**_DPM_SDE, "solver_order": 3}, adds_noise=True),
+    Sampler("DPM++ 3M SDE Karras", _DPM, {**_DPM_SDE, "solver_order": 3, **_KARRAS},
+            adds_noise=True),
+    Sampler("UniPC", "UniPCMultistepScheduler", {**_LINSPACE, "final_sigmas_type": "zero"}),
+    Sampler(
+        "PLMS",
+        "PNDMScheduler",
+        {"timestep_spacing": "leading", "steps_offset": 1, "skip_prk_steps": True},
     ),
     Sampler(
         "DDIM",
@@ -60,7 +88,8 @@ _ALL = (
             "set_alpha_to_one": False,
         },
     ),
-)
+    Sampler("LCM", "LCMScheduler", {"clip_sample": False}, adds_noise=True),
+)  # fmt: skip
 
 SAMPLERS: Mapping[str, Sampler] = MappingProxyType({sampler.name: sampler for sampler in _ALL})
 """Every sampler by name; the first is the default."""
@@ -74,6 +103,17 @@ _MODEL_FIELDS = (
     "trained_betas",
     "prediction_type",
     "rescale_betas_zero_snr",
+)
+
+_SCHEDULE_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "Automatic": {},
+        "Karras": _KARRAS,
+        "Exponential": {"use_exponential_sigmas": True},
+        "Beta": {"use_beta_sigmas": True},
+        "Uniform": _LINSPACE,
+        "SGM Uniform": {"timestep_spacing": "trailing"},
+    }
 )
 
 
@@ -99,26 +139,43 @@ def get_sampler(name: str) -> Sampler:
         raise UnknownNameError("sampler", name, SAMPLERS) from None
 
 
-def make_scheduler(name: str, noise: Mapping[str, Any]) -> Any:
+def make_scheduler(name: str, noise: Mapping[str, Any], schedule: str = "Automatic") -> Any:
     """Make a fresh scheduler; they keep state, so each batch needs its own.
 
     Args:
         name: A key of `SAMPLERS`.
         noise: The model's noise schedule, as in diffusers' ``scheduler_config.json``; fields that
             speak of another sampler are left out.
+        schedule: One of `SCHEDULES`, for those who name it apart from the sampler.
 
     Returns:
         An instance of the sampler's class in `diffusers`.
 
     Raises:
-        UnknownNameError: There is no such sampler.
+        UnknownNameError: There is no such sampler or schedule.
+        ValueError: The sampler cannot draw with that schedule, or with a model that was trained
+            to zero signal-to-noise.
         MissingExtraError: diffusers is not installed.
     """
     from stockpot.draw.libraries import require_libraries
 
     sampler = get_sampler(name)
+    if schedule not in _SCHEDULE_OPTIONS:
+        raise UnknownNameError("schedule", schedule, SCHEDULES)
     require_libraries()
     import diffusers
 
-    described = {field: noise[field] for field in _MODEL_FIELDS if field in noise}
-    return getattr(diffusers, sampler.scheduler)(**described, **sampler.options)
+    kind = getattr(diffusers, sampler.scheduler)
+    described = {field: noise[field] for field in _MODEL_FIELDS if noise.get(field) is not None}
+    options = {**sampler.options, **_SCHEDULE_OPTIONS[schedule]}
+    accepted = inspect.signature(kind.__init__).parameters
+    unfit = [option for option in options if option not in accepted]
+    if unfit:
+        raise ValueError(f"the sampler {name} has no schedule {schedule!r}; "
+                         "use another sampler, or Automatic")  # fmt: skip
+    if "rescale_betas_zero_snr" not in accepted and described.pop("rescale_betas_zero_snr", False):
+        raise ValueError(
+            f"this model was trained to zero signal-to-noise, which the sampler {name} cannot "
+            "draw with; use Euler, DDIM or DPM++ 2M"
+        )
+    return kind(**described, **options)

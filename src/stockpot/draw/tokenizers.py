@@ -1,0 +1,61 @@
+"""Finding CLIP's tokenizer on this machine: checkpoints do not carry it, and nothing is fetched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from stockpot.errors import CheckpointError
+
+__all__ = ["find_tokenizer"]
+
+_NAMES = (
+    "openai/clip-vit-large-patch14",
+    "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "runwayml/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-xl-base-1.0",
+)
+
+
+def find_tokenizer(folder: Path | None) -> Any:
+    """Load CLIP's tokenizer from a folder, or from what is on this machine already.
+
+    Without a folder these are tried: the folder that the environment variable
+    ``STOCKPOT_TOKENIZER`` names, and what transformers keeps of CLIP or of a Stable Diffusion
+    pipeline in its cache. All models of the SD family share one table.
+
+    Args:
+        folder: With ``vocab.json`` and ``merges.txt``, or ``tokenizer.json``.
+
+    Returns:
+        transformers' `CLIPTokenizer`.
+
+    Raises:
+        CheckpointError: There is none; the message says how to give one.
+    """
+    from transformers import CLIPTokenizer
+
+    named = os.environ.get("STOCKPOT_TOKENIZER")
+    if folder is None and named:
+        folder = Path(named)
+    if folder is not None:
+        try:
+            return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"{folder}: a tokenizer's folder holds vocab.json and merges.txt, but it cannot be "
+                f"read: {error}"
+            ) from error
+    for name in _NAMES:
+        subfolder = "" if "clip" in name.lower() else "tokenizer"
+        try:
+            return CLIPTokenizer.from_pretrained(name, subfolder=subfolder, local_files_only=True)
+        except (OSError, ValueError, TypeError):
+            continue
+    raise CheckpointError(
+        "prompts need CLIP's tokenizer, but none is on this machine; name a folder with vocab.json "
+        "and merges.txt, such as the `tokenizer` folder of any Stable Diffusion pipeline, with "
+        "--tokenizer or in STOCKPOT_TOKENIZER"
+    )
