@@ -18,7 +18,7 @@ FLOORS = (
     ("errors",),
     ("checkpoints", "layouts", "methods", "recipes", "zoo"),
     ("engine", "compare", "scores"),
-    ("draw",),
+    ("draw", "inspect"),
     ("report",),
     ("cli", "__main__"),
 )
@@ -67,7 +67,8 @@ PUBLIC = {
     "stockpot.checkpoints": (
         "DTYPES DType FileHashes FileSink GeneratedSource Header JoinedSource MemorySink "
         "MemorySource SafetensorsFile Sink Source TensorInfo content_hash encode_header file_bytes "
-        "file_hashes free_bytes get_dtype hash_tensors in_file_order open_checkpoint read_header"
+        "file_hashes free_bytes get_dtype hash_tensors in_file_order open_checkpoint "
+        "read_header size_text"
     ),
     "stockpot.methods": "HAS_COMPILED_KERNEL Row RowFacts combine find_nonfinite",
     "stockpot.engine": (
@@ -75,7 +76,11 @@ PUBLIC = {
         "ProgressCallback Settings Step TensorPlan Term make_plan merge merge_in_memory open_pool "
         "parse_size read_history run_plan size_text take_chunks"
     ),
-    "stockpot.compare": "ComponentFacts Inspection inspect_checkpoint",
+    "stockpot.inspect": (
+        "CACHE_VARIABLE CODES Cache Code ComponentFacts Foreign Identity Inspection Node "
+        "RepairPlan Traits Wanted Waste cache_folder find_checkpoints identify inspect_checkpoint "
+        "inspect_path inspect_paths metadata_tree plan_repair repair shared_components"
+    ),
     "stockpot.errors": (
         "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError OutputError "
         "OutputExistsError PreflightError Problem ProblemsError RecipeError StockpotError "

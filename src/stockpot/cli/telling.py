@@ -48,12 +48,12 @@ def recipe_of_file(file: File, json_: Json = False) -> None:
 def verify_file(file: File, json_: Json = False) -> None:
     """Read a checkpoint and say whether its bytes are those that its recipe made."""
     from stockpot.checkpoints import open_checkpoint
-    from stockpot.compare import inspect_checkpoint
     from stockpot.engine import read_history
+    from stockpot.inspect import Wanted, inspect_checkpoint
 
     with open_checkpoint(file) as source:
         history = read_history(source.metadata, source.name)
-        found = inspect_checkpoint(source, hashes=True)
+        found = inspect_checkpoint(source, Wanted(components=True))
     recorded = history.last.components if history is not None else {}
     actual = {name: facts.hash for name, facts in found.components.items()}
     wrong = sorted(name for name in recorded if actual.get(name) != recorded[name])

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from stockpot.checkpoints import (
     FileSink,
@@ -20,6 +21,7 @@ from stockpot.checkpoints import (
     open_checkpoint,
 )
 from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, size_text, take_chunks
+from stockpot.engine.history import PROVENANCE_KEY, RECIPE_KEY
 from stockpot.engine.plan import Plan, make_plan
 from stockpot.engine.provenance import (
     component_hashes,
@@ -137,6 +139,7 @@ def merge(
     sources: Mapping[str, Source] | None = None,
     dtype: str | Mapping[str, str] | None = None,
     settings: Settings = Settings(),  # noqa: B008 - frozen
+    metadata: Mapping[str, str] = MappingProxyType({}),
     progress: ProgressCallback | None = None,
 ) -> MergeResult:
     """Merge checkpoints into a new file, in one pass.
@@ -149,6 +152,8 @@ def merge(
         dtype: Element type of the output, one for all or by component; by default what the recipe
             says, else what the inputs share.
         settings: Memory, threads, checks.
+        metadata: Strings to store besides, in place of those that a merge writes where both have
+            a key; the recipe and the history are always the merge's own.
         progress: Is told how far the merge is.
 
     Returns:
@@ -178,6 +183,7 @@ def merge(
                 sources=opened,
                 dtype=dtype,
                 settings=settings,
+                metadata=metadata,
                 progress=progress,
             )
     start = time.monotonic()
@@ -185,13 +191,13 @@ def merge(
     plan = make_plan(recipe, sources, dtype)
     chunking = _chunking(plan, settings)
     ancestry = trace(plan)
-    metadata = stand_in(plan, ancestry, settings.hashes)
-    n_bytes = file_bytes(plan.infos, metadata)
+    reserved = _with(stand_in(plan, ancestry, settings.hashes), metadata)
+    n_bytes = file_bytes(plan.infos, reserved)
     _check_output(plan, path, n_bytes)
     sink = FileSink(
         path,
         plan.infos,
-        metadata,
+        reserved,
         overwrite=settings.overwrite,
         verify=settings.verify,
         plan=plan.digest,
@@ -208,9 +214,9 @@ def merge(
         )
         if settings.hashes:
             hash_the_rest(plan, ancestry, digests)
-        metadata = describe(plan, ancestry, digests)
+        told = describe(plan, ancestry, digests)
         check = Meter("checking", plan.written_bytes, progress)
-        sink.commit(metadata, check.add)
+        sink.commit(_with(told, metadata), check.add)
     except BaseException:
         sink.abort()
         raise
@@ -222,7 +228,7 @@ def merge(
         n_bytes,
         time.monotonic() - start,
         chunking,
-        (*plan.notes, *ancestry.notes, *untold(plan, ancestry, metadata)),
+        (*plan.notes, *ancestry.notes, *untold(plan, ancestry, told)),
     )
 
 
@@ -267,6 +273,11 @@ def merge_in_memory(
         hash_the_rest(plan, ancestry, digests)
     sink.commit(describe(plan, ancestry, digests))
     return sink.source("merge")
+
+
+def _with(told: Mapping[str, str], metadata: Mapping[str, str]) -> dict[str, str]:
+    own = (RECIPE_KEY, PROVENANCE_KEY)
+    return {**told, **{key: text for key, text in metadata.items() if key not in own}}
 
 
 def _compiled(settings: Settings) -> bool:
