@@ -11,6 +11,7 @@ Source: the format's description in the safetensors project.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ __all__ = ["Header", "encode_header", "read_header"]
 MAX_HEADER_BYTES = 100_000_000
 MAX_DIMENSIONS = 32
 _METADATA = "__metadata__"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _FIELDS = {"dtype", "shape", "data_offsets"}
 
 
@@ -196,7 +198,7 @@ def _checked(parsed: dict[str, Any], data_bytes: int, start: int, name: str) -> 
 def _entry(key: str, entry: Any, name: str) -> tuple[TensorInfo, int, int]:
     where = f"{name}: {key}"
     # They would garble terminals, and could make two models look like one to the content hash.
-    if any(ord(char) < 32 or ord(char) == 127 for char in key):
+    if _CONTROL.search(key):
         raise HeaderError(f"{name}: {key!a}: a key must not hold control characters")
     if not isinstance(entry, dict) or set(entry) != _FIELDS:
         raise HeaderError(f"{where}: an entry must have exactly {sorted(_FIELDS)}")

@@ -143,7 +143,7 @@ def short_paths(paths: Sequence[str], width: int) -> list[str]:
 
     Example:
         >>> short_paths(["/models/a.safetensors", "/models/sd1/b.safetensors"], 14)
-        ['a.safetensors', 'sd1/b….ensors']
+        ['a.safetensors', 'sd1/b.s…ensors']
     """
     try:
         root = os.path.commonpath([os.path.dirname(path) for path in paths])

@@ -141,8 +141,8 @@ def identify(tensors: Mapping[str, Shape], metadata: Mapping[str, str]) -> Ident
         ...        for key, spec in get_layout("sdxl").specs.items()
         ...        if spec.cell.component == "vae"}
         >>> found = identify(vae, {})
-        >>> found.kind, found.prefix, found.detection.fit.complete
-        ('vae', 'first_stage_model.', True)
+        >>> found.kind, found.prefix, found.detection.fit.matched["vae"]
+        ('vae', 'first_stage_model.', 248)
     """
     detection = detect(tensors)
     if detection.layout.parts:

@@ -20,7 +20,7 @@ from stockpot.inspect.codes import CODES
 from stockpot.inspect.identity import Identity, identify
 from stockpot.inspect.inspecting import Wanted, inspect_checkpoint
 from stockpot.inspect.inspection import Inspection
-from stockpot.layouts import Layout, counter_values
+from stockpot.layouts import KeySpec, Layout, counter_values
 
 if TYPE_CHECKING:
     from stockpot.engine import MergeResult, ProgressCallback
@@ -122,12 +122,14 @@ def repair(
         )
     broken = any(p.code in _NONFINITE for p in plan.mended)
     filled = base is not None and any(p.code in _FILLED for p in plan.mended)
-    sources: dict[str, Source] = {"file": _Mended(source, base if broken else None)}
+    mended = _Mended(source, base if broken else None)
+    sources: dict[str, Source] = {"file": mended}
     pool = {"file": "file.safetensors"}
     if base is not None and filled:
         facts = plan.found.components.values()
         wanted = {one.name for one in facts if one.n_missing} | set(plan.found.missing)
-        sources["base"] = _Lacking(base, sources["file"], wanted)
+        sources["base"] = _Lacking(base, mended, wanted)
+        mended.add_counters(base, plan.found.missing)
         pool["base"] = "base.safetensors"
     # The engine knows a lone component without its prefix as generic, without components.
     is_whole = not _identity(source).prefix
@@ -232,8 +234,7 @@ class _Mended(Source):
                 shape = spec.shape
             elif spec is not None and spec.role == "counter":
                 dtype, shape = DTYPES["I64"], spec.shape
-                values = counter_values(spec)
-                self._made[name] = b"".join(value.to_bytes(8, "little") for value in values)
+                self._made[name] = _counter_bytes(spec)
             tensors[name] = TensorInfo(name, dtype, shape)
             self._own[name] = key
             if base is not None and canonical in theirs:
@@ -241,6 +242,17 @@ class _Mended(Source):
                 if other.dtype.is_float and other.n_elements == info.n_elements:
                     self._theirs[name] = other.key
         self.tensors = tensors
+
+    def add_counters(self, base: Source, components: Collection[str]) -> None:
+        """Make the counters that a base has in components that are wholly absent here; a fill
+        takes weights from the base, and counters are made, never taken."""
+        identity = _identity(base)
+        for canonical in _by_canonical(base, identity):
+            spec = identity.layout.specs.get(canonical)
+            if spec is not None and spec.role == "counter" and spec.cell.component in components:
+                self._made[canonical] = _counter_bytes(spec)
+                info = TensorInfo(canonical, DTYPES["I64"], spec.shape)
+                self.tensors = {**self.tensors, canonical: info}
 
     def read_into(self, key: str, start: int, stop: int, out: memoryview) -> None:
         """Read, and replace what is not finite; see `Source.read_into`."""
@@ -254,6 +266,10 @@ class _Mended(Source):
 
     def close(self) -> None:
         """The sources belong to the caller."""
+
+
+def _counter_bytes(spec: KeySpec) -> bytes:
+    return b"".join(value.to_bytes(8, "little") for value in counter_values(spec))
 
 
 def _replace_nonfinite(
@@ -283,20 +299,22 @@ def _replace_nonfinite(
 
 @final
 class _Lacking(Source):
-    """Of some components of a base only the required tensors that another checkpoint lacks."""
+    """Of some components of a base what another checkpoint lacks: the required tensors, or all of
+    a component that is wholly absent."""
 
     def __init__(self, base: Source, other: Source, components: Collection[str]) -> None:
         self.name, self.metadata, self.files = base.name, {}, base.files
         self._base = base
         mine, theirs = _identity(base), _identity(other)
         held = _by_canonical(other, theirs)
+        present = {theirs.component_of(key) for key in other.tensors}
         self._own: dict[str, str] = {}
         tensors: dict[str, TensorInfo] = {}
         for canonical, key in _by_canonical(base, mine).items():
             spec = mine.layout.specs.get(canonical)
-            if spec is None or spec.optional or canonical in held:
+            if spec is None or canonical in held or spec.cell.component not in components:
                 continue
-            if spec.cell.component not in components:
+            if spec.optional and spec.cell.component in present:
                 continue
             name = canonical.removeprefix(theirs.prefix)
             info = base.tensors[key]
