@@ -56,6 +56,8 @@ _DOWN = (".lora_down.weight", ".lora_A.weight", ".lora.down.weight", "_lora.down
 # Tensors whose second axis is the width of what a layer reads.
 _READERS = (*_DOWN, ".hada_w1_b", ".diff")
 
+_MOST_VECTORS = 256
+
 _PREFIXES = (
     ("control_model.", "controlnet", "ControlNet"),
     ("controlnet_cond_embedding.", "controlnet", "ControlNet (diffusers)"),
@@ -90,9 +92,6 @@ def find_adapter(tensors: Mapping[str, Shape], metadata: Mapping[str, str]) -> A
         >>> found.title, found.architecture, found.facts["rank"]
         ('LoRA', 'sd1', '16')
     """
-    embedding = _embedding(tensors)
-    if embedding is not None:
-        return embedding
     for prefix, kind, title in _PREFIXES:
         key = next((key for key in tensors if key.startswith(prefix)), None)
         if key is not None:
@@ -107,7 +106,7 @@ def find_adapter(tensors: Mapping[str, Shape], metadata: Mapping[str, str]) -> A
         name, line = _made_for(tensors, metadata)
         facts = dict(_facts(tensors))
         return Adapter(kind, title, name, (f"there is {key}", *line), facts)
-    return None
+    return _embedding(tensors)
 
 
 def claimed_architecture(metadata: Mapping[str, str]) -> tuple[str, str] | None:
@@ -168,12 +167,16 @@ def _embedding(tensors: Mapping[str, Shape]) -> Adapter | None:
         key = names = next(iter(tensors))
         shape = tensors[key]
         name = _widths()[1].get(shape[-1], "generic") if shape else "generic"
-        if key != "emb_params" and (len(shape) not in (1, 2) or name == "generic"):
+        # diffusers calls it by the word that it stands for, which may be any.
+        named = len(shape) in (1, 2) and name != "generic" and "." not in key and "/" not in key
+        if key != "emb_params" and not named:
             return None
     else:
         return None
     shape = tensors[key]
     n_vectors = shape[0] if len(shape) == 2 else 1
+    if n_vectors > _MOST_VECTORS:
+        return None
     return Adapter(
         "textual-inversion",
         "textual inversion",
