@@ -204,7 +204,7 @@ def tree(tmp_path: Path) -> Path:
                  "deep/c.safetensors", "deep/er/d.PT", "pipe/model_index.json",
                  "pipe/unet/x.safetensors", "settings/model_index.json",
                  "s-00001-of-00002.safetensors", "s-00002-of-00002.safetensors",
-                 "s.safetensors.index.json"):  # fmt: skip
+                 "s.safetensors.index.json", "s-other.safetensors"):  # fmt: skip
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -217,7 +217,8 @@ def test_what_counts_in_a_folder(tree: Path) -> None:
         found = find_checkpoints([tree], recursive=recursive)
         return [path.relative_to(tree).as_posix() for path in found]
 
-    top = ["a.safetensors", "b.safetensors", "old.ckpt", "pipe", "s.safetensors.index.json"]
+    top = ["a.safetensors", "b.safetensors", "old.ckpt", "pipe", "s-other.safetensors",
+           "s.safetensors.index.json"]  # fmt: skip
     assert names(False) == top
     assert sorted(names(True)) == sorted([*top, "deep/c.safetensors", "deep/er/d.PT"])
     named = [tree / "notes.txt", tree / "pipe", tree / "no"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ __all__ = ["find_checkpoints", "inspect_path", "inspect_paths", "shared_componen
 
 _SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _INDEX = ".safetensors.index.json"
+_SHARD = re.compile(r"(?P<stem>.+)-\d+-of-\d+\.safetensors")
 _MOST_DEPTH = 40
 
 
@@ -59,7 +61,7 @@ def _in_folder(folder: Path, recursive: bool, depth: int) -> Iterator[Path]:
     except OSError as error:
         raise CheckpointError(f"{folder}: the folder cannot be listed: {error.strerror}") from error
     indexes = [child for child in children if child.name.endswith(_INDEX)]
-    stems = tuple(child.name.removesuffix(_INDEX) + "-" for child in indexes)
+    stems = {child.name.removesuffix(_INDEX) for child in indexes}
     for child in children:
         if child.is_dir():
             if _is_diffusers(child):
@@ -70,8 +72,8 @@ def _in_folder(folder: Path, recursive: bool, depth: int) -> Iterator[Path]:
         elif child in indexes:
             yield child
         elif child.name.lower().endswith(_SUFFIXES) and not child.name.startswith("._"):
-            # Shards are named by their index.
-            if not (stems and child.name.startswith(stems)):
+            shard = _SHARD.fullmatch(child.name)
+            if shard is None or shard["stem"] not in stems:  # those are named by their index
                 yield child
 
 
