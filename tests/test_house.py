@@ -18,7 +18,7 @@ FLOORS = (
     ("errors",),
     ("checkpoints", "layouts", "methods", "recipes", "zoo"),
     ("engine", "compare", "scores"),
-    ("draw",),
+    ("draw", "inspect"),
     ("report",),
     ("cli", "__main__"),
 )
@@ -68,7 +68,7 @@ PUBLIC = {
         "DTYPES DType FileHashes FileSink GeneratedSource Header JoinedSource MemorySink "
         "MemorySource SafetensorsFile Sink Source TensorInfo TorchFile content_hash "
         "encode_header file_bytes file_hashes free_bytes get_dtype hash_tensors in_file_order "
-        "open_checkpoint read_header"
+        "open_checkpoint read_header size_text"
     ),
     "stockpot.methods": (
         "BLOCK_ELEMENTS Doubles Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "
@@ -81,7 +81,7 @@ PUBLIC = {
         "Verdict find_route make_plan merge merge_in_memory open_pool parse_size read_history "
         "read_labels replay run_plan size_text take_chunks verify"
     ),
-    "stockpot.compare": "ComponentFacts Inspection inspect_checkpoint",
+    "stockpot.compare": "",
     "stockpot.errors": (
         "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError "
         "OutputError OutputExistsError PreflightError Problem ProblemsError RecipeError "
@@ -120,6 +120,12 @@ PUBLIC = {
     ),
     "stockpot.scores": "AttributeJudge ClipReward Images SCORERS Scorer Scores make_scorer",
     "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",
+    "stockpot.inspect": (
+        "CACHE_VARIABLE CODES Cache Code ComponentFacts Foreign Identity Inspection Node "
+        "RepairPlan Traits Wanted Waste cache_folder find_checkpoints identify "
+        "inspect_checkpoint inspect_path inspect_paths metadata_tree plan_repair repair "
+        "shared_components"
+    ),
 }
 
 

@@ -202,5 +202,5 @@ def test_the_zoo_from_end_to_end(tmp_path: Path) -> None:
     assert result.scores.keys() == {"attributes", "clip"}
     velocity = [parent.name for parent in result.parents if parent.velocity]
     assert velocity == [member.name for member in members if member.prediction == "v"]
-    assert all(parent.found.detection.layout.name == "zoo" for parent in result.parents)
+    assert all(parent.found.architecture == "zoo" for parent in result.parents)
     assert result.page.stat().st_size < 2_000_000

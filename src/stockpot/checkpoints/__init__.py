@@ -5,6 +5,7 @@ from stockpot.checkpoints.files import JoinedSource, SafetensorsFile, open_check
 from stockpot.checkpoints.hashes import FileHashes, content_hash, file_hashes, hash_tensors
 from stockpot.checkpoints.header import Header, encode_header, read_header
 from stockpot.checkpoints.sinks import FileSink, MemorySink, Sink, file_bytes, in_file_order
+from stockpot.checkpoints.sizes import size_text
 from stockpot.checkpoints.sources import GeneratedSource, MemorySource, Source, TensorInfo
 from stockpot.checkpoints.storage import free_bytes
 from stockpot.checkpoints.torch_files import TorchFile
@@ -34,4 +35,5 @@ __all__ = [
     "in_file_order",
     "open_checkpoint",
     "read_header",
+    "size_text",
 ]

@@ -53,6 +53,16 @@ class FileHashes:
     legacy: str
     autov3: str
 
+    @property
+    def embedding(self) -> str:
+        """First 12 digits of the sha256, by which A1111 knows embeddings and LoRAs.
+
+        Example:
+            >>> FileHashes("0123456789abcdef" * 4, "0123456789", "01234567", "").embedding
+            '0123456789ab'
+        """
+        return self.sha256[:12]
+
 
 def content_hash(
     tensors: Mapping[str, TensorInfo],
@@ -89,6 +99,7 @@ def hash_tensors(
     source: Source,
     keys: list[str] | None = None,
     progress: Callable[[int], None] = lambda n_bytes: None,
+    watch: Callable[[TensorInfo, memoryview], None] | None = None,
 ) -> dict[str, str]:
     """Hash tensors of a checkpoint, reading each once, a few MB at a time.
 
@@ -96,6 +107,8 @@ def hash_tensors(
         source: The checkpoint.
         keys: Which tensors; by default all.
         progress: Called with the bytes that were just read.
+        watch: Called with each piece of each tensor, in order, so that whoever looks at values
+            needs no second reading; the piece changes afterwards.
 
     Returns:
         BLAKE3 of each tensor's bytes, as hex digits, by key.
@@ -111,6 +124,8 @@ def hash_tensors(
             piece = buffer[: (stop - start) * info.dtype.itemsize]
             source.read_into(key, start, stop, piece)
             hasher.update(piece)
+            if watch is not None:
+                watch(info, piece)
             progress(piece.nbytes)
         found[key] = hasher.hexdigest()
     return found

@@ -12,7 +12,6 @@ from typing import Protocol
 import numpy as np
 
 from stockpot.checkpoints import Source, open_checkpoint
-from stockpot.compare import Inspection, inspect_checkpoint
 from stockpot.draw import (
     DrawSettings,
     Painter,
@@ -23,7 +22,8 @@ from stockpot.draw import (
 )
 from stockpot.engine import MergeResult, Progress, Settings, merge
 from stockpot.errors import CheckpointError, OutputExistsError
-from stockpot.layouts import detect
+from stockpot.inspect import Inspection, Wanted, inspect_checkpoint
+from stockpot.layouts import detect, get_layout
 from stockpot.recipes import PoolEntry, Recipe, Save, make_recipe, mean, model
 from stockpot.report import write_page
 
@@ -287,9 +287,10 @@ def _defaults(
 
 
 def _inspect(member: Parent, source: Source, base: Parent) -> Inspected:
-    found = inspect_checkpoint(source, hashes=True)
-    fit, layout = found.detection.fit, found.detection.layout
-    complete = tuple(name for name in layout.n_required if not fit.missing_in.get(name))
+    found = inspect_checkpoint(source, Wanted(components=True, file=True))
+    required = get_layout(found.architecture or "generic").n_required
+    facts = found.components
+    complete = tuple(name for name in required if name in facts and not facts[name].n_missing)
     velocity = "v_pred" in source.tensors
     if member is base:
         left_out = "the origin: it gives its text encoder and VAE"

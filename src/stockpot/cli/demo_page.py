@@ -15,6 +15,7 @@ import stockpot
 from stockpot.checkpoints import DTYPES
 from stockpot.draw import to_png
 from stockpot.engine import size_text
+from stockpot.layouts import get_layout
 from stockpot.recipes import PoolEntry, Recipe, Row
 from stockpot.report import (
     Cell,
@@ -217,7 +218,8 @@ def _inputs(result: DemoResult) -> Table:
     rows = []
     for parent in result.parents:
         found = parent.found
-        required = found.detection.layout.n_required
+        layout = found.architecture or "generic"
+        required = get_layout(layout).n_required
         absent = [name for name in required if name not in parent.complete]
         holds = ", ".join(parent.complete) + (f" (no {', '.join(absent)})" if absent else "")
         dtypes = {dtype for name in parent.complete for dtype in found.components[name].dtypes}
@@ -228,7 +230,7 @@ def _inputs(result: DemoResult) -> Table:
                     parent.name,
                     parent.left_out or "yes",
                     parent.role,
-                    Cell(found.detection.layout.name, hint="; ".join(found.detection.evidence)),
+                    Cell(layout, hint="; ".join(found.evidence)),
                     f"{holds} · {floats}",
                     "velocity" if parent.velocity else "noise",
                     size_text(parent.n_bytes),

@@ -1,5 +1,3 @@
-"""What is in checkpoints, seen from outside: inspection now, distances and maps later."""
+"""How checkpoints differ: distances and maps."""
 
-from stockpot.compare.inspecting import ComponentFacts, Inspection, inspect_checkpoint
-
-__all__ = ["ComponentFacts", "Inspection", "inspect_checkpoint"]
+__all__: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from stockpot.checkpoints import size_text
 from stockpot.engine.plan import Plan
 from stockpot.errors import MemoryBudgetError
 
@@ -67,27 +68,6 @@ def parse_size(text: str) -> int:
     if match is None or match[2].lower() not in _UNITS:
         raise ValueError(f"a size must look like 700MB or 1GiB, but got {text!r}")
     return int(float(match[1]) * _UNITS[match[2].lower()])
-
-
-def size_text(n_bytes: int) -> str:
-    """Write a number of bytes for people.
-
-    Args:
-        n_bytes: Zero or more.
-
-    Returns:
-        Three digits and a decimal unit.
-
-    Example:
-        >>> size_text(2132625894)
-        '2.13 GB'
-    """
-    value, unit = float(n_bytes), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}"
 
 
 def take_chunks(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from stockpot.checkpoints import (
     FileSink,
@@ -22,7 +23,7 @@ from stockpot.checkpoints import (
     open_checkpoint,
 )
 from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, size_text, take_chunks
-from stockpot.engine.history import Step, read_history
+from stockpot.engine.history import PROVENANCE_KEY, RECIPE_KEY, Step, read_history
 from stockpot.engine.labels import with_sha256
 from stockpot.engine.plan import Plan
 from stockpot.engine.planning import make_plan
@@ -168,6 +169,7 @@ def merge(
     sources: Mapping[str, Source] | None = None,
     dtype: str | Mapping[str, str] | None = None,
     settings: Settings = Settings(),  # noqa: B008 - frozen
+    metadata: Mapping[str, str] = MappingProxyType({}),
     progress: ProgressCallback | None = None,
     again: Again | None = None,
 ) -> MergeResult:
@@ -181,6 +183,8 @@ def merge(
         dtype: Element type of the output, one for all or by component; by default what the recipe
             says, else what the inputs share.
         settings: Memory, threads, checks.
+        metadata: Strings to store besides, in place of those that a merge writes where both have
+            a key; the recipe and the history are always the merge's own.
         progress: Is told how far the merge is.
         again: What was made before and must come out again, or nothing is saved.
 
@@ -212,6 +216,7 @@ def merge(
                 sources=opened,
                 dtype=dtype,
                 settings=settings,
+                metadata=metadata,
                 progress=progress,
                 again=again,
             )
@@ -224,15 +229,15 @@ def merge(
     chunking = _chunking(plan, settings)
     ancestry = trace(plan)
     if again is None:
-        metadata = stand_in(plan, ancestry, settings.hashes)
+        reserved = _with(stand_in(plan, ancestry, settings.hashes), metadata)
     else:
-        metadata = _roomy(plan, tell(plan, ancestry, again.step), again.header_bytes)
-    n_bytes = file_bytes(plan.infos, metadata)
+        reserved = _roomy(plan, tell(plan, ancestry, again.step), again.header_bytes)
+    n_bytes = file_bytes(plan.infos, reserved)
     _check_output(plan, path, n_bytes)
     sink = FileSink(
         path,
         plan.infos,
-        metadata,
+        reserved,
         overwrite=settings.overwrite,
         verify=settings.verify,
         plan=plan.digest,
@@ -242,13 +247,13 @@ def merge(
         if settings.hashes:
             hash_the_rest(plan, ancestry, digests)
         content = content_hash(plan.infos, digests.outputs) if settings.hashes else None
-        metadata = describe(plan, ancestry, digests)
+        told = describe(plan, ancestry, digests)
         if again is not None:
-            check_again(again.step, metadata, str(path))
+            check_again(again.step, told, str(path))
             # Equal in all that was computed: which version computed it is told as it was.
-            metadata = tell(plan, ancestry, again.step)
+            told = tell(plan, ancestry, again.step)
         check = Meter("checking", plan.written_bytes, progress)
-        sink.commit(metadata, check.add)
+        sink.commit(_with(told, metadata), check.add)
     except BaseException:
         sink.abort()
         raise
@@ -260,7 +265,7 @@ def merge(
         n_bytes,
         time.monotonic() - start,
         chunking,
-        (*plan.notes, *ancestry.notes, *untold(plan, ancestry, metadata)),
+        (*plan.notes, *ancestry.notes, *untold(plan, ancestry, told)),
     )
 
 
@@ -369,6 +374,11 @@ def _roomy(plan: Plan, metadata: dict[str, str], header_bytes: int) -> dict[str,
     """Metadata that make the header at least so long."""
     spare = header_bytes - len(encode_header(plan.infos, metadata))
     return {**metadata, "format": metadata["format"] + " " * max(0, spare)}
+
+
+def _with(told: Mapping[str, str], metadata: Mapping[str, str]) -> dict[str, str]:
+    own = (RECIPE_KEY, PROVENANCE_KEY)
+    return {**told, **{key: text for key, text in metadata.items() if key not in own}}
 
 
 def _compiled(settings: Settings) -> bool:
