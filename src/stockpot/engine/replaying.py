@@ -30,7 +30,7 @@ from stockpot.engine.merging import (
 from stockpot.engine.plan import Plan, make_plan
 from stockpot.engine.retelling import Discarded, PlannedSource, Retold
 from stockpot.engine.running import ProgressCallback
-from stockpot.engine.shelf import Book, Shelf
+from stockpot.engine.shelf import Book, Shelf, open_book
 from stockpot.errors import (
     CheckpointError,
     PreflightError,
@@ -219,7 +219,7 @@ def _prepared(
                     source = made[str(record.made)]
                 else:
                     if book.path not in opened:
-                        opened[book.path] = stack.enter_context(open_checkpoint(book.path))
+                        opened[book.path] = stack.enter_context(open_book(book.path))
                     source = opened[book.path]
                 earlier = route.history.earlier.get(record.made or "")
                 told = route.history.of(earlier).to_metadata() if earlier else {}

@@ -31,7 +31,7 @@ from .linting import Finding, lint
 from .pictures import draw_graph, draw_shares
 from .printing import print_expression
 from .reading import parse_recipe, read_recipe
-from .renaming import models_below
+from .renaming import functions_in, models_below
 
 __all__ = [
     "DTYPES",
@@ -65,6 +65,7 @@ __all__ = [
     "draw_shares",
     "export_recipe",
     "fold",
+    "functions_in",
     "glob",
     "lerp",
     "likely_layout",
