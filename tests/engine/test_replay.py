@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
 from stockpot.checkpoints import open_checkpoint
+from stockpot.cli.main import app
 from stockpot.engine import MergeResult, Settings, Shelf, find_route, merge, read_history, replay
 from stockpot.errors import CheckpointError, PreflightError, VerificationError
 from stockpot.recipes import PoolEntry, make_recipe
@@ -87,6 +89,13 @@ def test_six_operations_are_told_and_done_again_from_renamed_inputs(
     output = tmp_path / "again.safetensors"
     replayed(chain, pool, output)
     assert sha256(output) == sha256(chain)
+
+
+def test_recipe_of_prints_all_six(chain: Path) -> None:
+    shown = CliRunner().invoke(app, ["recipe", "of", str(chain)]).stdout
+    for words in ("= mean(pool)", 'te = "te-trained"', "= lerp(swapped,", "unet = blocked",
+                  "= pruned | base", "= add_difference("):  # fmt: skip
+        assert words in shown
 
 
 def test_intermediates_that_are_there_are_used(chain: Path, tmp_path: Path) -> None:

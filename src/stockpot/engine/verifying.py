@@ -157,12 +157,16 @@ def _label(step: Step) -> object:
 
 
 def _inputs(route: Route) -> Iterator[InputFound]:
-    missing = {problem.where for problem in route.missing}
+    possible: set[str] = set()
+    for key in route.rebuilt:
+        inputs = route.history.earlier[key].inputs
+        if all((key, n) in route.found or r.made in possible for n, r in inputs.items()):
+            possible.add(key)
     for name, record in sorted(route.history.last.inputs.items()):
         book = route.found.get(("", name))
         if book is not None:
             yield InputFound(name, "found", str(book.path))
-        elif record.made in route.rebuilt and not missing:
+        elif record.made in possible:
             yield InputFound(name, "made again")
         else:
             yield InputFound(name, "missing")
