@@ -14,6 +14,7 @@ from typing import final
 
 from stockpot.checkpoints import Source, TensorInfo, content_hash, hash_tensors, open_checkpoint
 from stockpot.engine.history import InputRecord, Part, read_history
+from stockpot.engine.running import Meter, ProgressCallback
 from stockpot.errors import CheckpointError, Problem
 from stockpot.layouts import Layout, detect
 
@@ -145,7 +146,7 @@ class Shelf:
     Args:
         folder: Where to look.
         without: A file that does not count, such as the one whose inputs are looked for.
-        progress: Called with the bytes that were just read.
+        progress: Is told how far the search is; it may well end early.
 
     Attributes:
         books: What was found, in the order of paths.
@@ -159,14 +160,13 @@ class Shelf:
         self,
         folder: str | os.PathLike[str],
         without: Path | None = None,
-        progress: Callable[[int], None] = lambda n_bytes: None,
+        progress: ProgressCallback | None = None,
     ) -> None:
         if not Path(folder).is_dir():
             raise CheckpointError(f"{folder}: the pool must be a folder, but there is none")
         self.folder = Path(folder)
         self.books: list[Book] = []
         self.notes: list[Problem] = []
-        self._progress = progress
         for path in _candidates(self.folder):
             if without is not None and path.is_file() and path.samefile(without):
                 continue
@@ -175,6 +175,8 @@ class Shelf:
                     self.books.append(Book(path, dict(source.tensors), _claim(source)))
             except CheckpointError as error:
                 self.notes.append(Problem("unreadable", str(error)))
+        n_bytes = sum(info.n_bytes for book in self.books for info in book.tensors.values())
+        self._meter = Meter("searching", n_bytes, progress)
 
     def find(self, name: str, record: InputRecord, layout: Layout) -> Book | None:
         """Find the model that a step read.
@@ -199,7 +201,7 @@ class Shelf:
             )
         )
         for book in able:
-            if book.is_what_was_read(record, layout, self._progress):
+            if book.is_what_was_read(record, layout, self._meter.add):
                 return book
         return None
 

@@ -109,7 +109,7 @@ def verify(
     inputs: tuple[InputFound, ...] = ()
     recomputed = False
     if folder is not None:
-        shelf = Shelf(folder, file.files[0] if len(file.files) == 1 else None)
+        shelf = Shelf(folder, file.files[0] if len(file.files) == 1 else None, progress)
         route = find_route(history, shelf)
         inputs = tuple(_inputs(route))
         problems += _strangers(route, shelf, inputs)
