@@ -18,7 +18,7 @@ from stockpot.engine.running import Meter, ProgressCallback
 from stockpot.errors import CheckpointError, Problem
 from stockpot.layouts import Layout, detect
 
-__all__ = ["Book", "Shelf", "open_book"]
+__all__ = ["Book", "Shelf", "as_seen", "open_book"]
 
 _INDEX = ".safetensors.index.json"
 _SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -220,7 +220,16 @@ def open_book(path: Path) -> Source:
     Args:
         path: Of a book.
     """
-    return open_checkpoint(path)
+    return as_seen(open_checkpoint(path))
+
+
+def as_seen(source: Source) -> Source:
+    """See a checkpoint under the names that plans, and so records, go by.
+
+    Args:
+        source: As it was opened.
+    """
+    return source
 
 
 def _is_called(path: Path, name: str) -> bool:

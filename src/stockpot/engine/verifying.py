@@ -15,7 +15,7 @@ from stockpot.engine.labels import RECIPE_LABEL, model_key, step_label
 from stockpot.engine.merging import Settings
 from stockpot.engine.replaying import Route, find_route, recompute
 from stockpot.engine.running import Meter, ProgressCallback
-from stockpot.engine.shelf import Shelf
+from stockpot.engine.shelf import Shelf, as_seen
 from stockpot.errors import CheckpointError, Problem, StockpotError
 from stockpot.layouts import get_layout
 from stockpot.recipes import fold, parse_recipe
@@ -88,6 +88,7 @@ def verify(
     Raises:
         CheckpointError: The file cannot be read, or its record is not well-formed.
     """
+    file = as_seen(file)
     history = read_history(file.metadata, file.name)
     step = history.last if history is not None else None
     n_bytes = sum(info.n_bytes for info in file.tensors.values())
