@@ -216,8 +216,9 @@ def stand_in(plan: Plan, ancestry: Ancestry, hashes: bool) -> dict[str, str]:
     }
     told = describe(plan, replace(ancestry, histories=hopeful), Digests(outputs, inputs))
     room = sum(len(history.to_json()) for history in ancestry.histories.values())
-    # A model may then be told in our own words, where a parent's were expected.
-    more = sum(len(a1111_labels({}, {n: _NO_HASH}, {})[MODELS_LABEL]) + 20 for n in plan.sources)
+    # A model may then be told in our own words, where a parent's were expected; twice as long,
+    # since quotes and backslashes are escaped once more in the header.
+    more = sum(2 * len(a1111_labels({}, {n: _NO_HASH}, {})[MODELS_LABEL]) for n in plan.sources)
     return {
         **told,
         PROVENANCE_KEY: told[PROVENANCE_KEY] + " " * room,
