@@ -110,9 +110,10 @@ PUBLIC = {
         "Atom Call Called DTYPES Difference Expr FUNCTIONS Finding Fold Function Invocation "
         "Items MIX_KEYS MissingModelError Name Number Origin PLUGINS POOL Parameter PoolEntry "
         "RESERVED Recipe Row STATUSES Save TableRow Text add_difference atoms_below blocks call "
-        "canonical compare_folds draw_graph draw_shares export_recipe find_function fold glob "
-        "lerp likely_layout linear lint make_recipe mean model models_below models_in "
-        "parse_expression parse_recipe print_expression read_recipe search weighted_sum"
+        "canonical compare_folds draw_graph draw_shares export_recipe find_function fold "
+        "functions_in glob lerp likely_layout linear lint make_recipe mean model models_below "
+        "models_in parse_expression parse_recipe print_expression read_recipe search "
+        "weighted_sum"
     ),
     "stockpot.report": (
         "Cell Code Facts Gallery GalleryRow HeatRow HeatTable Note Page Section Table TableRow "

@@ -123,3 +123,16 @@ def test_paths_of_a_recipe_stay_in_its_folder(folder: Path) -> None:
             app, ["merge", *arguments, "-o", "m.safetensors", "--overwrite"]
         )
         assert result.exit_code == 0, result.exception
+
+
+def test_lint_looks_at_the_files_that_are_there(folder: Path) -> None:
+    save_file({"w": np.zeros(2, np.float16)}, folder / "a.safetensors")
+    save_file({"w": np.zeros(2, np.float16), "v_pred": np.zeros(0, np.float16)},
+              folder / "b.safetensors")  # fmt: skip
+    (folder / "m.yaml").write_text(
+        "stockpot: 1\npool: {a: a.safetensors, b: b.safetensors}\nmix: {model: a/2 + b/2}\n"
+    )
+    findings = json.loads(run("lint", "m.yaml", "--json").stdout)
+    (finding,) = [f for f in findings if f["code"] == "mixed-prediction"]
+    assert finding["where"].endswith("pool.b")
+    assert finding["message"] == "1 models predict v and 1 do not"

@@ -11,7 +11,15 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from stockpot.checkpoints import open_checkpoint
-from stockpot.engine import MergeResult, merge, read_history
+from stockpot.engine import (
+    History,
+    InputRecord,
+    MergeResult,
+    Part,
+    Step,
+    merge,
+    read_history,
+)
 from stockpot.errors import CheckpointError
 from stockpot.recipes import make_recipe
 
@@ -106,6 +114,23 @@ def test_untrue_tables_are_refused(metadata: dict[str, str], message: str) -> No
     with pytest.raises(CheckpointError, match="f.safetensors") as caught:
         read_history(metadata, "f.safetensors")
     assert message in str(caught.value)
+
+
+def test_a_table_is_read_as_it_was_written() -> None:
+    a, b, c = "a" * 64, "b" * 64, "c" * 64
+    record = InputRecord({"unet": a, "te": None}, b, {"unet": (3, 40)},
+                         {"unet": Part(("IN00",), ("out.0.bias",))})  # fmt: skip
+    step = Step("stockpot: 1\n", "9.9", "sd1", {"x y": record}, {"unet": c}, c,
+                {"linear": 1, "ties": 2}, {"unet": "fp16+fp32"}, 7)  # fmt: skip
+    plain = Step("", "1", "sd1", {"z": InputRecord({})}, {}, b)
+    apart = Step("", "1", "sd1", {}, {}, a)
+    history = History(step, {b: plain, a: apart})
+    assert read_history(history.to_metadata()) == history
+    assert history.of(step) == History(step, {b: plain})
+    changed = history.to_metadata()
+    changed["stockpot.provenance"] = changed["stockpot.provenance"].replace('"seed":7', '"seed":8')
+    again = read_history(changed)
+    assert again is not None and not again.intact
 
 
 def test_circles_end() -> None:

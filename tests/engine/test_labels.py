@@ -114,6 +114,25 @@ def test_what_we_write_imports_without_holes(folder: Path) -> None:
     assert {str(value) for value in imported.recipe.let.values()} == {"weighted_sum(b, c, 0.25)"}
 
 
+def test_steps_of_ours_within_a_merge_of_a1111_import_with_their_models(folder: Path) -> None:
+    made(folder, recipe_of("b/2 + c/4 + d/4", "b", "c", "d"), "x")
+    made(folder, recipe_of("mean(pool)", "b", "c", "d"), "y")
+    entries, roles = {}, {}
+    for role, name in (("primary", "x"), ("secondary", "y")):
+        top, models, _ = labels_of(folder / f"{name}.safetensors")
+        roles[f"{role}_model_hash"] = name * 64
+        entries |= {
+            name * 64: {"name": name, "legacy_hash": None, "sd_merge_recipe": top},
+            **models,
+        }
+    told = {"sd_merge_recipe": json.dumps(THEIRS | roles), "sd_merge_models": json.dumps(entries)}
+    imported = import_metadata(told)
+    assert (imported.facts.n_models, imported.facts.n_holes) == (3, 0)
+    assert {name: str(value) for name, value in imported.recipe.let.items()} == {
+        "x": "b/2 + c/4 + d/4", "y": 'foreign("stockpot: recipe", b, c, d)',
+    }  # fmt: skip
+
+
 def test_without_sha256_models_are_known_by_content(folder: Path) -> None:
     """So that copies with other metadata, under any name and in any order, give the same file."""
     path = made(folder, recipe_of("mean(b, c)", "b", "c"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
 from stockpot.checkpoints import open_checkpoint
+from stockpot.cli.main import app
 from stockpot.engine import MergeResult, Settings, Shelf, find_route, merge, read_history, replay
 from stockpot.errors import CheckpointError, PreflightError, VerificationError
 from stockpot.recipes import PoolEntry, make_recipe
@@ -87,6 +90,13 @@ def test_six_operations_are_told_and_done_again_from_renamed_inputs(
     output = tmp_path / "again.safetensors"
     replayed(chain, pool, output)
     assert sha256(output) == sha256(chain)
+
+
+def test_recipe_of_prints_all_six(chain: Path) -> None:
+    shown = CliRunner().invoke(app, ["recipe", "of", str(chain)]).stdout
+    for words in ("= mean(pool)", 'te = "te-trained"', "= lerp(swapped,", "unet = blocked",
+                  "= pruned | base", "= add_difference("):  # fmt: skip
+        assert words in shown
 
 
 def test_intermediates_that_are_there_are_used(chain: Path, tmp_path: Path) -> None:
@@ -262,3 +272,51 @@ def test_a_pool_is_searched_with_all_that_opens(tmp_path: Path) -> None:
     merge(recipe, out / "x.safetensors", settings=Settings(threads=1))
     replayed(out / "x.safetensors", shards, out / "again.safetensors")
     assert sha256(out / "again.safetensors") == sha256(out / "x.safetensors")
+
+
+def test_a_long_chain_is_made_again_without_keeping_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each intermediate goes away after the last step that reads it; views wait for theirs."""
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for seed in range(12):
+        weights = np.random.default_rng(seed).standard_normal((40, 50)).astype(np.float16)
+        save_file({"w": weights}, pool / f"m{seed}.safetensors")
+    before = "m0"
+    for number in range(1, 12):
+        mix = f"lerp({before}, m{number}, 1/{number + 1})" if number % 3 else before
+        names = {before, f"m{number}"} if number % 3 else {before}
+        step(pool, f"s{number}", mix, *names)
+        before = f"s{number}"
+    final = shutil.move(pool / "s11.safetensors", tmp_path / "final.safetensors")
+    for path in pool.glob("s*"):
+        path.unlink()
+    held: list[int] = []
+    real = os.unlink
+
+    def unlink(path: str, **options: int) -> None:
+        held.append(len(list(Path(path).parent.glob("*.safetensors"))))
+        real(path, **options)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    replayed(final, pool, tmp_path / "again.safetensors", memory=100 << 20)
+    assert sha256(tmp_path / "again.safetensors") == sha256(final)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "again.safetensors", "final.safetensors", "pool",
+    ]  # fmt: skip
+    assert max(held) <= 2
+
+
+def test_labels_of_other_tools_come_back_from_stripped_inputs(tmp_path: Path) -> None:
+    """What A1111 said of a raw model then is told again, though the file has lost it."""
+    theirs = {"f" * 64: {"name": "x", "legacy_hash": "0123abcd", "sd_merge_recipe": None}}
+    told = {"sd_merge_recipe": json.dumps({"type": "webui"}), "sd_merge_models": json.dumps(theirs),
+            "modelspec.prediction_type": "v"}  # fmt: skip
+    weights = {"w": np.ones((3, 4), np.float16)}
+    save_file(weights, tmp_path / "a.safetensors", told)
+    file, pool = one_step(tmp_path, "2*a", a=tmp_path / "a.safetensors")
+    assert "f" * 64 in metadata_of(file)["sd_merge_models"]
+    save_file(weights, pool / "0.safetensors")
+    replayed(file, pool, tmp_path / "again.safetensors")
+    assert sha256(tmp_path / "again.safetensors") == sha256(file)

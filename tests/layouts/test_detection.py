@@ -186,10 +186,10 @@ def test_time_is_linear_in_the_keys() -> None:
         f"cond_stage_model.transformer.{UNET}{i}.weight": (i,) for i in range(200_000)
     }
     tensors = {**extra, **checkpoint("sdxl")}
-    start = time.perf_counter()
+    start = time.process_time()
     answer = detect(tensors)
     # Takes under a second; the bound is for busy machines, and far below anything quadratic.
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert answer.layout.name == "sdxl"
     assert len(answer.fit.unknown) == 200_000
 
@@ -199,7 +199,7 @@ def test_fit_is_fast() -> None:
     layout.fit(tensors)
     times = []
     for _ in range(10):
-        start = time.perf_counter()
+        start = time.process_time()
         layout.fit(tensors)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.02

@@ -89,12 +89,12 @@ OUTSIDE = ["../a.ckpt", "x/../../a.ckpt", "..\\a.ckpt", "~/a.ckpt", "//host/shar
 
 @pytest.mark.parametrize("path", OUTSIDE)
 def test_paths_that_leave_the_folder_are_refused(path: str, tmp_path: Path) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     recipe = make_recipe("a", {"a": path})
     for absolute in (False, True):
         with pytest.raises(RecipeError, match="must stay within the recipe's folder"):
             recipe.resolve_pool(tmp_path, absolute=absolute)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert recipe.resolve_pool(tmp_path, outside=True) == recipe
 
 

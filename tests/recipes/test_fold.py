@@ -280,10 +280,10 @@ def test_a_thousand_lets_over_a_thousand_models_fold_in_linear_time() -> None:
     n = 1000
     pool = {f"m{i}": f"{i}.ckpt" for i in range(n + 1)}
     let = {f"x{i}": f"lerp(x{i - 1}, m{i}, 1/{i + 1})" for i in range(n, 0, -1)} | {"x0": "m0"}
-    start = time.perf_counter()
+    start = time.process_time()
     recipe = make_recipe(f"x{n}", pool, let=let)
     assert set(fold(recipe, SD1).rows[IN00].values()) == {Fraction(1, n + 1)}
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_shared_nodes_cost_once_per_level() -> None:
@@ -291,9 +291,9 @@ def test_shared_nodes_cost_once_per_level() -> None:
     node: Expr = Name("a")
     for _ in range(64):
         node = 0.25 * node + 0.75 * node
-    start = time.perf_counter()
+    start = time.process_time()
     assert row("x64", POOL, x0="a", **let) == row(node) == shares(a="1")
-    assert hash(node) and time.perf_counter() - start < 1
+    assert hash(node) and time.process_time() - start < 1
 
 
 def test_a_flat_sum_of_a_thousand_terms() -> None:

@@ -40,10 +40,10 @@ BOMB = "x0: &x0 [a, a]\n" + "".join(f"x{i}: &x{i} [*x{i - 1}, *x{i - 1}]\n" for 
     ],
 )
 def test_expressions_are_refused_in_no_time(text: str, message: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(RecipeError, match=message) as caught:
         parse_expression(text)
-    assert time.perf_counter() - start < 0.7
+    assert time.process_time() - start < 0.7
     assert len(str(caught.value)) < 500
 
 
@@ -74,26 +74,26 @@ def test_expressions_are_refused_in_no_time(text: str, message: str) -> None:
     ],
 )
 def test_yaml_is_refused_in_no_time(text: str, message: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(RecipeError, match=message):
         parse_recipe(text)
-    assert time.perf_counter() - start < 0.9
+    assert time.process_time() - start < 0.9
 
 
 def test_numbers_that_grow_over_lets_are_refused() -> None:
     let = {f"x{i}": f"1e999*x{i - 1}" for i in range(1, 1000)} | {"x0": "a"}
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(RecipeError, match="must fit in 8192 bits"):
         fold(make_recipe("x999", {"a": "a.ckpt"}, let=let), get_layout("sd1"))
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_lists_that_double_are_refused() -> None:
     let = {f"x{i}": f"[x{i - 1}, x{i - 1}]" for i in range(1, 65)} | {"x0": "a"}
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(RecipeError, match="too many steps"):
         fold(make_recipe("mean(x64)", {"a": "a.ckpt"}, let=let), get_layout("sd1"))
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_python_graphs_that_text_cannot_hold_are_refused() -> None:

@@ -2,7 +2,6 @@
 
 import pytest
 
-import stockpot.recipes
 from stockpot.errors import RecipeError
 from stockpot.layouts import get_layout
 from stockpot.recipes import fold, make_recipe, parse_recipe
@@ -123,16 +122,3 @@ def test_later_functions_are_kept() -> None:
     recipe = parse_recipe(text)
     assert "unet: ties(a, b, keep=0.2)" in recipe.to_yaml()
     assert parse_recipe(recipe.to_yaml()) == recipe
-
-
-def test_public_names() -> None:
-    assert stockpot.recipes.__all__ == [
-        "DTYPES", "FUNCTIONS", "MIX_KEYS", "PLUGINS", "POOL", "RESERVED", "STATUSES", "Atom",
-        "Call", "Called", "Difference", "Expr", "Finding", "Fold", "Function", "Invocation",
-        "Items", "MissingModelError", "Name", "Number", "Origin", "Parameter", "PoolEntry",
-        "Recipe", "Row", "Save", "TableRow", "Text", "add_difference", "atoms_below", "blocks",
-        "call", "canonical", "compare_folds", "draw_graph", "draw_shares", "export_recipe",
-        "find_function", "fold", "glob", "lerp", "likely_layout", "linear", "lint", "make_recipe",
-        "mean", "model", "models_below", "models_in", "parse_expression", "parse_recipe",
-        "print_expression", "read_recipe", "search", "weighted_sum",
-    ]  # fmt: skip

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stockpot.recipes import Fold, Recipe
     from stockpot.recipes.importers import Imported
 
-__all__ = ["find_layout", "fold_any", "read_any", "uses_of", "write_text"]
+__all__ = ["find_layout", "fold_any", "predictions_of", "read_any", "uses_of", "write_text"]
 
 
 def read_any(path: Path, make: str | None = None) -> Imported:
@@ -91,6 +91,42 @@ def find_layout(imported: Imported, folder: Path, name: str | None, *, strict: b
         )
     note("note: nothing tells the architecture, so blocks are called as in sd1; see --layout")
     return get_layout("sd1")
+
+
+def predictions_of(imported: Imported, folder: Path) -> dict[str, str]:
+    """Look at the files of a pool that are at hand for what they predict; headers only.
+
+    Args:
+        imported: The recipe.
+        folder: Where its paths start.
+
+    Returns:
+        ``v`` or ``eps`` by name: from the marker that v-prediction models carry, or from
+        ModelSpec's field. A file with neither tells nothing, unless another of the pool has the
+        marker: markers are what programs go by.
+    """
+    from stockpot.checkpoints import open_checkpoint
+    from stockpot.engine import read_labels
+    from stockpot.errors import CheckpointError
+
+    told: dict[str, str] = {}
+    silent: list[str] = []
+    for name, entry in imported.recipe.pool.items():
+        path = folder / entry.file
+        if entry.is_hole or not path.exists():
+            continue
+        try:
+            with open_checkpoint(path) as source:
+                marked = "v_pred" in source.tensors
+                said = "v" if marked else read_labels(source.metadata, source.name).prediction
+        except CheckpointError as error:
+            note(f"note: {error}")
+            continue
+        if said is None:
+            silent.append(name)
+        else:
+            told[name] = "v" if said == "v" else "eps"
+    return told | dict.fromkeys(silent, "eps") if "v" in told.values() else told
 
 
 def fold_any(path: Path, layout: str | None, *, strict: bool = False) -> tuple[Imported, Fold]:

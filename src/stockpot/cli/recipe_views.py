@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stockpot.cli.output import note, print_json, print_table, safe_text
-from stockpot.cli.recipe_files import fold_any, read_any, write_text
+from stockpot.cli.recipe_files import fold_any, predictions_of, read_any, write_text
 
 __all__ = ["contributions", "graph", "lint_recipe"]
 
@@ -79,7 +79,9 @@ def lint_recipe(file: File, layout: Layout = None, json_: Json = False) -> None:
     """
     from stockpot.recipes import lint
 
-    findings = lint(read_any(file), layout=layout)
+    imported = read_any(file)
+    folder = file if file.is_dir() else file.parent
+    findings = lint(imported, layout=layout, predictions=predictions_of(imported, folder))
     if json_:
         print_json([finding.to_json() for finding in findings])
         return

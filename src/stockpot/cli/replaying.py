@@ -51,14 +51,15 @@ def replay_file(
     for problem in result.notes:
         note(f"note: {problem}")
     before = file_hashes(file).sha256 if file.is_file() else None
-    after = file_hashes(output).sha256
+    after = file_hashes(output).sha256 if output.is_file() else None
+    same = after == before if after and before else None
     if json_:
         print_json(
             {
                 "path": str(output),
                 "content_hash": result.content_hash,
                 "sha256": after,
-                "same_file": after == before,
+                "same_file": same,
             }
         )
         return
@@ -66,9 +67,11 @@ def replay_file(
         f"{safe_text(str(output))}: {size_text(result.n_bytes)} in {result.elapsed_s:.1f} s, "
         f"content hash {str(result.content_hash)[:16]} as recorded"
     )
+    if same is None:
+        return
     typer.echo(
         f"the same file, byte for byte: sha256 {after}"
-        if after == before
+        if same
         else f"{safe_text(str(file))} itself has other bytes: its metadata, or its weights, were "
         "changed since (stockpot verify)"
     )

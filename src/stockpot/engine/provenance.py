@@ -34,7 +34,7 @@ from stockpot.engine.plan import Plan
 from stockpot.engine.running import Digests
 from stockpot.errors import CheckpointError, Problem
 from stockpot.layouts import Layout
-from stockpot.recipes import PoolEntry, Recipe, Save, canonical
+from stockpot.recipes import PoolEntry, Recipe, canonical, find_function, functions_in
 
 __all__ = [
     "Ancestry",
@@ -53,6 +53,8 @@ _NO_HASH = "0" * 64
 # while it is this small, so that the hash is the component's own.
 _SMALL_BYTES = 1 << 20
 _V_MARKER = "v_pred"
+# The exact rational sum, rounded once, ties to even.
+_LINEAR_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ def describe(plan: Plan, ancestry: Ancestry, digests: Digests) -> dict[str, str]
         records,
         component_hashes(plan, digests) if known else {},
         content_hash(plan.infos, digests.outputs) if known else None,
-        methods=_method_versions(plan),
+        methods=_method_versions(plan.fold.recipe),
         dtypes=_dtypes(plan),
     )
     return tell(plan, ancestry, last)
@@ -214,8 +216,9 @@ def stand_in(plan: Plan, ancestry: Ancestry, hashes: bool) -> dict[str, str]:
     }
     told = describe(plan, replace(ancestry, histories=hopeful), Digests(outputs, inputs))
     room = sum(len(history.to_json()) for history in ancestry.histories.values())
-    # A model may then be told in our own words, where a parent's were expected.
-    more = sum(len(a1111_labels({}, {n: _NO_HASH}, {})[MODELS_LABEL]) + 20 for n in plan.sources)
+    # A model may then be told in our own words, where a parent's were expected; twice as long,
+    # since quotes and backslashes are escaped once more in the header.
+    more = sum(2 * len(a1111_labels({}, {n: _NO_HASH}, {})[MODELS_LABEL]) for n in plan.sources)
     return {
         **told,
         PROVENANCE_KEY: told[PROVENANCE_KEY] + " " * room,
@@ -327,9 +330,12 @@ def _whole_or_part(layout: Layout, source: Source, held: list[str], read: set[st
     return Read(tuple(sorted(read)), part)
 
 
-def _method_versions(plan: Plan) -> dict[str, int]:
-    """Version of the meaning of each method; every step of today is a sum, rounded once."""
-    return {"linear": 1}
+def _method_versions(recipe: Recipe) -> dict[str, int]:
+    """Version of the meaning of each method that a recipe calls; sums count as one method."""
+    rows = (find_function(name) for name in sorted(functions_in(recipe)))
+    # A row without a version has not come to mean anything else yet.
+    called = {row.name: int(getattr(row, "version", 1)) for row in rows if row and not row.linear}
+    return {"linear": _LINEAR_VERSION, **called}
 
 
 def _dtypes(plan: Plan) -> dict[str, str]:
@@ -351,4 +357,4 @@ def _portable(recipe: Recipe) -> Recipe:
         name: PoolEntry(f"{name}.safetensors", entry.hash, entry.sha256)
         for name, entry in recipe.pool.items()
     }
-    return replace(recipe, pool=pool, save=Save(None, recipe.save.dtype), origin=None)
+    return replace(recipe, pool=pool, save=replace(recipe.save, file=None), origin=None)

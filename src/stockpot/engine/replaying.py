@@ -10,12 +10,19 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stockpot.checkpoints import SafetensorsFile, Source, content_hash, open_checkpoint
+from stockpot.checkpoints import (
+    MemorySource,
+    SafetensorsFile,
+    Source,
+    content_hash,
+    open_checkpoint,
+)
 from stockpot.engine.history import History, InputRecord, Step, read_history
 from stockpot.engine.labels import MODELS_LABEL, PREDICTION_LABEL
 from stockpot.engine.merging import (
@@ -31,9 +38,11 @@ from stockpot.engine.plan import Plan
 from stockpot.engine.planning import make_plan
 from stockpot.engine.retelling import Discarded, PlannedSource, Retold
 from stockpot.engine.running import ProgressCallback
-from stockpot.engine.shelf import Book, Shelf
+from stockpot.engine.shelf import Book, Shelf, open_book
 from stockpot.errors import (
     CheckpointError,
+    OutputError,
+    OutputExistsError,
     PreflightError,
     Problem,
     UnknownNameError,
@@ -150,15 +159,25 @@ def replay(
     Raises:
         CheckpointError: The file carries no recipe, or one that cannot be replayed.
         PreflightError: Models are missing, all of them at once.
+        OutputExistsError: The output is there already.
+        OutputError: The output cannot be written.
         VerificationError: The recipe makes other weights than those recorded; nothing was saved.
     """
     history = _history(file)
-    shelf = search or Shelf(folder, _own_file(file))
+    path = Path(output)
+    if path.exists() and not settings.overwrite:
+        raise OutputExistsError(f"{path} is there already; use another name, or --overwrite")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: the output's folder must exist; make it first")
+    shelf = search or Shelf(folder, _own_file(file), progress)
     route = find_route(history, shelf)
     settings = replace(settings, hashes=True, sha256=False)
     header_bytes = file.header.n_bytes if isinstance(file, SafetensorsFile) else 0
-    place = Path(output).parent
-    with _prepared(route, file.metadata, place, settings, progress) as (recipe, sources, rest):
+    with _prepared(route, file.metadata, path.parent, settings, progress) as (
+        recipe,
+        sources,
+        rest,
+    ):
         again = Again(history.last, header_bytes)
         return merge(recipe, output, sources=sources, settings=rest, progress=progress, again=again)
 
@@ -206,55 +225,121 @@ def _prepared(
     if route.missing:
         raise PreflightError(route.missing)
     with ExitStack() as stack:
-        opened: dict[Path, Source] = {}
-        made: dict[str, Source] = {}
-        folder: list[Path] = []
-        held = 0
-
-        def sources_of(key: str) -> dict[str, Source]:
-            sources: dict[str, Source] = {}
-            step = route.step(key)
-            for name, record in step.inputs.items():
-                book = route.found.get((key, name))
-                if book is None:
-                    source = made[str(record.made)]
-                else:
-                    if book.path not in opened:
-                        opened[book.path] = stack.enter_context(open_checkpoint(book.path))
-                    source = opened[book.path]
-                earlier = route.history.earlier.get(record.made or "")
-                told = route.history.of(earlier).to_metadata() if earlier else {}
-                sources[name] = Retold(source, told)
-            return sources
-
+        workshop = _Workshop(route, place, settings, progress, stack)
         for key in route.rebuilt:
-            step, sources = route.step(key), sources_of(key)
-            recipe = parse_recipe(step.recipe)
-            plan = _planned(recipe, sources, step)
-            rest = replace(settings, memory=settings.memory - held)
-            if PlannedSource.fits(plan):
-                made[key] = PlannedSource(plan, f"step {key[:12]}")
-                continue
-            if held + plan.written_bytes <= (settings.memory - _RUN_BYTES) // 2:
-                held += plan.written_bytes
-                rest = replace(settings, memory=settings.memory - held)
-                made[key] = merge_in_memory(recipe, sources, settings=rest, progress=progress)
-                check_again(step, made[key].metadata, f"step {key[:12]}")
-                continue
-            if not folder:
-                name = stack.enter_context(tempfile.TemporaryDirectory(".replay", "", place))
-                folder.append(Path(name))
-            path = folder[0] / f"{key}.safetensors"
-            merge(recipe, path, sources=sources, settings=rest, progress=progress,
-                  again=Again(step))  # fmt: skip
-            made[key] = stack.enter_context(open_checkpoint(path))
-        sources = sources_of(_LAST)
-        last = route.history.last
-        yield (
-            parse_recipe(last.recipe),
-            _with_labels(sources, metadata),
-            replace(settings, memory=settings.memory - held),
+            workshop.make(key)
+        sources = _with_labels(workshop.sources(_LAST), metadata)
+        yield parse_recipe(route.history.last.recipe), sources, workshop.settings
+
+
+class _Workshop:
+    """Makes intermediates, and keeps each until the last step that reads it is done."""
+
+    def __init__(
+        self,
+        route: Route,
+        place: Path,
+        settings: Settings,
+        progress: ProgressCallback | None,
+        stack: ExitStack,
+    ) -> None:
+        self._route, self._place, self._progress = route, place, progress
+        self._all, self._held = settings, 0
+        self._stack = stack
+        self._folder: Path | None = None
+        self._opened: dict[Path, Source] = {}
+        self._made: dict[str, Source] = {}
+        self._viewed: dict[str, list[str]] = {}
+        self._readers = Counter(
+            made for key in (*route.rebuilt, _LAST) for made in self._made_inputs(key)
         )
+        stack.callback(self._close)
+
+    @property
+    def settings(self) -> Settings:
+        """What is left for a step to run with."""
+        return replace(self._all, memory=self._all.memory - self._held)
+
+    def sources(self, key: str) -> dict[str, Source]:
+        """What a step reads, each telling of itself what it told then."""
+        history, found = self._route.history, {}
+        for name, record in self._route.step(key).inputs.items():
+            book = self._route.found.get((key, name))
+            if book is None:
+                source = self._made[str(record.made)]
+            else:
+                if book.path not in self._opened:
+                    self._opened[book.path] = self._stack.enter_context(open_book(book.path))
+                source = self._opened[book.path]
+            step = history.earlier.get(record.made or "")
+            # Only what the last step is told ends in a file.
+            told = history.of(step) if step and key == _LAST else step and History(step, {})
+            found[name] = Retold(source, told.to_metadata() if told else {})
+        return dict(found)
+
+    def make(self, key: str) -> None:
+        """Do an earlier step again."""
+        step, sources = self._route.step(key), self.sources(key)
+        recipe = parse_recipe(step.recipe)
+        plan = _planned(recipe, sources, step)
+        if PlannedSource.fits(plan):
+            self._made[key] = PlannedSource(plan, f"step {key[:12]}")
+            self._viewed[key] = self._made_inputs(key)
+            return
+        if self._held + plan.written_bytes <= (self._all.memory - _RUN_BYTES) // 2:
+            self._held += plan.written_bytes
+            result = merge_in_memory(
+                recipe, sources, settings=self.settings, progress=self._progress
+            )
+            check_again(step, result.metadata, f"step {key[:12]}")
+            self._made[key] = result
+        else:
+            path = self._temporary() / f"{key}.safetensors"
+            merge(
+                recipe,
+                path,
+                sources=sources,
+                settings=self.settings,
+                progress=self._progress,
+                again=Again(step),
+            )
+            self._made[key] = open_checkpoint(path)
+        for made in self._made_inputs(key):
+            self._release(made)
+
+    def _made_inputs(self, key: str) -> list[str]:
+        return sorted(
+            {
+                str(record.made)
+                for name, record in self._route.step(key).inputs.items()
+                if (key, name) not in self._route.found
+            }
+        )
+
+    def _release(self, key: str) -> None:
+        self._readers[key] -= 1
+        if self._readers[key]:
+            return
+        source = self._made.pop(key)
+        if isinstance(source, MemorySource):
+            self._held -= sum(info.n_bytes for info in source.tensors.values())
+        source.close()
+        if self._folder is not None:
+            (self._folder / f"{key}.safetensors").unlink(missing_ok=True)
+        for made in self._viewed.pop(key, []):
+            self._release(made)
+
+    def _temporary(self) -> Path:
+        if self._folder is None:
+            name = tempfile.TemporaryDirectory(".replay", dir=self._place)
+            # Before the sources are closed it could not be removed everywhere.
+            self._folder = Path(self._stack.enter_context(name))
+            self._stack.callback(self._close)
+        return self._folder
+
+    def _close(self) -> None:
+        for source in self._made.values():
+            source.close()
 
 
 def _with_labels(sources: dict[str, Source], metadata: Mapping[str, str]) -> dict[str, Source]:

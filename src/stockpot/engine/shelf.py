@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import final
 
 from stockpot.checkpoints import Source, TensorInfo, content_hash, hash_tensors, open_checkpoint
-from stockpot.engine.history import InputRecord, read_history
+from stockpot.engine.history import InputRecord, Part, read_history
+from stockpot.engine.running import Meter, ProgressCallback
 from stockpot.errors import CheckpointError, Problem
-from stockpot.layouts import Layout
+from stockpot.layouts import Layout, detect
 
-__all__ = ["Book", "Shelf"]
+__all__ = ["Book", "Shelf", "as_seen", "open_book"]
 
 _INDEX = ".safetensors.index.json"
 _SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -39,6 +40,7 @@ class Book:
     claims: str | None
     _digests: dict[str, str] = field(default_factory=dict, repr=False)
     _cells: dict[str, dict[str, list[str]]] = field(default_factory=dict, repr=False)
+    _layout: Layout | None = field(default=None, repr=False)
 
     def looks_like(self, record: InputRecord, layout: Layout) -> bool:
         """Whether header and record allow that this is what was read; nothing is read.
@@ -50,12 +52,9 @@ class Book:
         Returns:
             False where it cannot be.
         """
-        for component in record.components:
-            keys = self._keys(component, record, layout)
-            size = (len(keys), sum(self.tensors[key].n_bytes for key in keys))
-            if not keys or record.sizes.get(component, size) != size:
-                return False
-        return bool(record.components)
+        return bool(record.components) and all(
+            self._able(component, record, layout) for component in record.components
+        )
 
     def is_what_was_read(
         self, record: InputRecord, layout: Layout, progress: Callable[[int], None]
@@ -72,14 +71,10 @@ class Book:
         """
         # The smallest component first: it rules a file out for the least reading.
         for component in sorted(record.components, key=lambda name: record.sizes.get(name, (0, 0))):
-            keys = self._keys(component, record, layout)
-            unknown = [key for key in keys if key not in self._digests]
-            if unknown:
-                with open_checkpoint(self.path) as source:
-                    self._digests |= hash_tensors(source, unknown, progress)
-            infos = {key: self.tensors[key] for key in keys}
-            found = content_hash(infos, self._digests, layout.relative_key)
-            if found != record.components[component]:
+            if not any(
+                self._hash(keys, names, progress) == record.components[component]
+                for keys, names in self._able(component, record, layout)
+            ):
                 return False
         return True
 
@@ -93,9 +88,39 @@ class Book:
         groups = self._groups(layout)
         return sum(len(keys) for name, keys in groups.items() if name not in record.components)
 
-    def _keys(self, component: str, record: InputRecord, layout: Layout) -> list[str]:
-        keys = self._groups(layout).get(component, [])
-        part = record.parts.get(component)
+    def _able(
+        self, component: str, record: InputRecord, layout: Layout
+    ) -> list[tuple[list[str], Layout]]:
+        """Groups of tensors that may be what was read of a component, and who names them.
+
+        One architecture may have a component of another under another name, such as CLIP-L.
+        """
+        own = self._own_layout()
+        groups = [(self._groups(layout).get(component, []), layout)]
+        if own.name != layout.name:
+            groups += [(keys, own) for keys in self._groups(own).values()]
+        found = []
+        for members, names in groups:
+            keys = self._part(members, record.parts.get(component), names)
+            size = (len(keys), sum(self.tensors[key].n_bytes for key in keys))
+            if keys and record.sizes.get(component, size) == size:
+                found.append((keys, names))
+        return found
+
+    def _hash(self, keys: list[str], layout: Layout, progress: Callable[[int], None]) -> str:
+        unknown = [key for key in keys if key not in self._digests]
+        if unknown:
+            with open_book(self.path) as source:
+                self._digests |= hash_tensors(source, unknown, progress)
+        infos = {key: self.tensors[key] for key in keys}
+        return content_hash(infos, self._digests, layout.relative_key)
+
+    def _own_layout(self) -> Layout:
+        if self._layout is None:
+            self._layout = detect({key: info.shape for key, info in self.tensors.items()}).layout
+        return self._layout
+
+    def _part(self, keys: list[str], part: Part | None, layout: Layout) -> list[str]:
         if part is None:
             return keys
         blocks, single = set(part.blocks), set(part.keys)
@@ -121,7 +146,7 @@ class Shelf:
     Args:
         folder: Where to look.
         without: A file that does not count, such as the one whose inputs are looked for.
-        progress: Called with the bytes that were just read.
+        progress: Is told how far the search is; it may well end early.
 
     Attributes:
         books: What was found, in the order of paths.
@@ -135,22 +160,23 @@ class Shelf:
         self,
         folder: str | os.PathLike[str],
         without: Path | None = None,
-        progress: Callable[[int], None] = lambda n_bytes: None,
+        progress: ProgressCallback | None = None,
     ) -> None:
         if not Path(folder).is_dir():
             raise CheckpointError(f"{folder}: the pool must be a folder, but there is none")
         self.folder = Path(folder)
         self.books: list[Book] = []
         self.notes: list[Problem] = []
-        self._progress = progress
         for path in _candidates(self.folder):
             if without is not None and path.is_file() and path.samefile(without):
                 continue
             try:
-                with open_checkpoint(path) as source:
+                with open_book(path) as source:
                     self.books.append(Book(path, dict(source.tensors), _claim(source)))
             except CheckpointError as error:
                 self.notes.append(Problem("unreadable", str(error)))
+        n_bytes = sum(info.n_bytes for book in self.books for info in book.tensors.values())
+        self._meter = Meter("searching", n_bytes, progress)
 
     def find(self, name: str, record: InputRecord, layout: Layout) -> Book | None:
         """Find the model that a step read.
@@ -175,7 +201,7 @@ class Shelf:
             )
         )
         for book in able:
-            if book.is_what_was_read(record, layout, self._progress):
+            if book.is_what_was_read(record, layout, self._meter.add):
                 return book
         return None
 
@@ -186,6 +212,24 @@ class Shelf:
             name: In the recipe's pool.
         """
         return [book.path for book in self.books if _is_called(book.path, name)]
+
+
+def open_book(path: Path) -> Source:
+    """Open a checkpoint as recipes see it.
+
+    Args:
+        path: Of a book.
+    """
+    return as_seen(open_checkpoint(path))
+
+
+def as_seen(source: Source) -> Source:
+    """See a checkpoint under the names that plans, and so records, go by.
+
+    Args:
+        source: As it was opened.
+    """
+    return source
 
 
 def _is_called(path: Path, name: str) -> bool:

@@ -15,7 +15,7 @@ from stockpot.engine.labels import RECIPE_LABEL, model_key, step_label
 from stockpot.engine.merging import Settings
 from stockpot.engine.replaying import Route, find_route, recompute
 from stockpot.engine.running import Meter, ProgressCallback
-from stockpot.engine.shelf import Shelf
+from stockpot.engine.shelf import Shelf, as_seen
 from stockpot.errors import CheckpointError, Problem, StockpotError
 from stockpot.layouts import get_layout
 from stockpot.recipes import fold, parse_recipe
@@ -88,6 +88,7 @@ def verify(
     Raises:
         CheckpointError: The file cannot be read, or its record is not well-formed.
     """
+    file = as_seen(file)
     history = read_history(file.metadata, file.name)
     step = history.last if history is not None else None
     n_bytes = sum(info.n_bytes for info in file.tensors.values())
@@ -109,7 +110,7 @@ def verify(
     inputs: tuple[InputFound, ...] = ()
     recomputed = False
     if folder is not None:
-        shelf = Shelf(folder, file.files[0] if len(file.files) == 1 else None)
+        shelf = Shelf(folder, file.files[0] if len(file.files) == 1 else None, progress)
         route = find_route(history, shelf)
         inputs = tuple(_inputs(route))
         problems += _strangers(route, shelf, inputs)
@@ -157,12 +158,16 @@ def _label(step: Step) -> object:
 
 
 def _inputs(route: Route) -> Iterator[InputFound]:
-    missing = {problem.where for problem in route.missing}
+    possible: set[str] = set()
+    for key in route.rebuilt:
+        inputs = route.history.earlier[key].inputs
+        if all((key, n) in route.found or r.made in possible for n, r in inputs.items()):
+            possible.add(key)
     for name, record in sorted(route.history.last.inputs.items()):
         book = route.found.get(("", name))
         if book is not None:
             yield InputFound(name, "found", str(book.path))
-        elif record.made in route.rebuilt and not missing:
+        elif record.made in possible:
             yield InputFound(name, "made again")
         else:
             yield InputFound(name, "missing")

@@ -33,7 +33,7 @@ from .linting import Finding, lint
 from .pictures import draw_graph, draw_shares
 from .printing import print_expression
 from .reading import parse_recipe, read_recipe
-from .renaming import models_below
+from .renaming import functions_in, models_below
 from .signatures import Function, Parameter
 
 __all__ = [
@@ -76,6 +76,7 @@ __all__ = [
     "export_recipe",
     "find_function",
     "fold",
+    "functions_in",
     "glob",
     "lerp",
     "likely_layout",

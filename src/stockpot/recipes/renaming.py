@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from .document import Recipe
 from .expressions import Call, Expr, Items, Name
 
-__all__ = ["models_below", "names_in", "renamed", "walk"]
+__all__ = ["functions_in", "models_below", "names_in", "renamed", "walk"]
 
 
 def walk(root: Expr) -> list[Expr]:
@@ -44,6 +44,21 @@ def names_in(root: Expr) -> list[str]:
         ['b', 'a']
     """
     return list(dict.fromkeys(node.name for node in walk(root) if isinstance(node, Name)))
+
+
+def functions_in(recipe: Recipe) -> set[str]:
+    """Collect the functions and operators that a recipe calls, in steps that nothing reads too.
+
+    Args:
+        recipe: Any recipe.
+
+    Example:
+        >>> from stockpot.recipes import make_recipe
+        >>> sorted(functions_in(make_recipe("mean(a, b) | b", {"a": "a.ckpt", "b": "b.ckpt"})))
+        ['fill', 'mean']
+    """
+    roots = (*recipe.let.values(), *recipe.mix.values())
+    return {node.function for root in roots for node in walk(root) if isinstance(node, Call)}
 
 
 def renamed(root: Expr, names: Mapping[str, str]) -> Expr:

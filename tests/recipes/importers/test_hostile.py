@@ -33,10 +33,10 @@ A = "a" * 64
     ],
 )
 def test_refused_in_no_time(text: str, message: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(RecipeError, match=message) as caught:
         import_text(text)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert len(str(caught.value)) < 1000
 
 
@@ -58,15 +58,15 @@ def test_paths_and_names_become_harmless() -> None:
 def test_a_long_chain_is_read_without_recursion() -> None:
     lines = ['model "a"', 'model "b"']
     lines += [f'call "weighted_sum" &0 &{i} alpha=0.5' for i in range(1, 3000)]
-    start = time.perf_counter()
+    start = time.process_time()
     assert import_text("\n".join(lines)).facts.n_steps == 2999
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_many_names_take_little_time() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert import_text("".join(f"{i}.ckpt\n" for i in range(9_000))).facts.n_models == 9_000
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     names = {f"{i:064x}": {"name": f"{i}.ckpt"} for i in range(3_000)}
     record = {"type": "sd-webui-supermerger", "model_a": "x", "model_b": "y", "base_alpha": 0.5}
     names |= {
@@ -74,6 +74,6 @@ def test_many_names_take_little_time() -> None:
         for i in range(1_500)
     }
     text = json.dumps({"sd_merge_recipe": record, "sd_merge_models": names})
-    start = time.perf_counter()
+    start = time.process_time()
     assert import_text(text).facts.n_steps == 1_501
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

@@ -12,8 +12,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from stockpot.errors import RecipeError
+
 from ..errors import one_problem
 from ..expressions import Call, Expr, Name, Number, Text
+from ..grammar import parse_expression
+from ..renaming import names_in, renamed
 from ._base import MAX_STEPS, Builder, Imported, short_name
 from .supermerger import is_supermerger, supermerger_step
 
@@ -183,6 +187,8 @@ class _Ancestry:
         if is_supermerger(record):
             return supermerger_step(builder, record, name, self._any_parent)
         method = record.get("interp_method")
+        if record.get("type") == "stockpot" and method == "recipe":
+            return self.own_step(record, name)
         ratio = self.ratio(record, name)
         a = self.parent(record, "primary", name)
         merged: Expr
@@ -209,6 +215,26 @@ class _Ancestry:
                 builder.note("not-expressed", f"`{key}` is {str(record[key])[:80]!r}; it is kept "
                              "in `origin` and has no effect here", name or "mix")  # fmt: skip
         return merged
+
+    def own_step(self, record: dict[str, Any], name: str) -> Expr:
+        """A step of ours that A1111 has no word for: its expression, where it is a single one."""
+        hashes, mix = record.get("model_hashes"), record.get("mix")
+        named = hashes if isinstance(hashes, dict) else {}
+        parents = {
+            own: self.parent({"primary_model_hash": digest, "custom_name": name}, "primary", name)
+            for own, digest in named.items()
+        }
+        if isinstance(mix, dict) and list(mix) == ["model"] and not record.get("let"):
+            try:
+                merged = parse_expression(str(mix["model"]))
+            except RecipeError:
+                merged = None
+            # Sets of the pool meant the pool of that step.
+            if merged is not None and set(names_in(merged)) <= set(parents):
+                return renamed(merged, {own: model.name for own, model in parents.items()})
+        self.builder.note("unknown-method", "a step of Stockpot is kept with its models; its own "
+                          "expressions stand in `origin`", name or "mix")  # fmt: skip
+        return Call("foreign", (Text("stockpot: recipe"), *parents.values()))
 
     def ratio(self, record: dict[str, Any], name: str) -> Number:
         value = record.get("multiplier")
