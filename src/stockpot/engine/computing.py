@@ -100,6 +100,7 @@ class Computation:
                 tuple(identities[j] for j in order.inputs)
                 if self._apply(i).method.needs_identities
                 else (),
+                self._compiled,
             )
             for i, order in self._orders.items()
         }
@@ -259,17 +260,31 @@ class Computation:
             self._add_up(i, out)
 
     def _add_up(self, i: int, out: Doubles) -> None:
-        scratch = np.empty_like(out)
-        for number, (weight, j) in enumerate(self._sums[i]):
-            part = scratch if number else out
-            self._fill(j, part)
-            if weight == -1 and number:
+        parts = self._sums[i]
+        if len(parts) == 2 and self._is_shared(parts[0][1]):
+            parts = (parts[1], parts[0])  # two numbers have one sum: copy the one that is not kept
+        scratch: Doubles | None = None
+        for number, (weight, j) in enumerate(parts):
+            if number and abs(weight) == 1 and self._is_shared(j):
+                load = self._graph.nodes[j]
+                assert isinstance(load, Load)
+                part = self._shared(load.term)
+            else:
+                if number and scratch is None:
+                    scratch = np.empty_like(out)
+                part = out if scratch is None or not number else scratch
+                self._fill(j, part)
+                if abs(weight) != 1 or (weight == -1 and not number):
+                    part *= weight
+                    weight = 1.0
+            if number and weight == -1:
                 np.subtract(out, part, out=out)
-                continue
-            if weight != 1:
-                part *= weight
-            if number:
-                out += part
+            elif number:
+                np.add(out, part, out=out)
+
+    def _is_shared(self, i: int) -> bool:
+        node = self._graph.nodes[i]
+        return isinstance(node, Load) and node.term in self._graph.shared
 
     def _shared(self, term: int) -> Doubles:
         if term not in self._loads:

@@ -47,6 +47,7 @@ class Task:
         parameters: The call's numbers, exactly, and words; none is left out.
         identities: Says of each input what it is; equal for equal contents. Empty unless the
             method asks for them.
+        compiled: Whether C may be used where it was built; the bits are the same.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Task:
     n_inputs: int
     parameters: Parameters
     identities: tuple[bytes, ...] = ()
+    compiled: bool = True
 
     @property
     def n_elements(self) -> int:

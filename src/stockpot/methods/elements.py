@@ -6,13 +6,19 @@ Each is a function from a panel ``[n, m]`` and the call's parameters to a row ``
 from __future__ import annotations
 
 import math
+from typing import final
 
 import numpy as np
 
-from stockpot.methods.contract import Doubles, Parameters
+from stockpot.methods.contract import Doubles, Parameters, Task, Work
+
+try:
+    from stockpot.methods import _panels
+except ImportError:  # built without a compiler
+    _panels = None  # type: ignore[assignment, unused-ignore]
 
 __all__ = [
-    "elect", "element_geometric_median", "mean_of_kept", "median", "train_difference",
+    "Elected", "elect", "element_geometric_median", "mean_of_kept", "median", "train_difference",
     "trimmed_mean",
 ]  # fmt: skip
 
@@ -111,13 +117,30 @@ def element_geometric_median(panel: Doubles, parameters: Parameters) -> Doubles:
     return y
 
 
-def elect(panel: Doubles, parameters: Parameters) -> Doubles:
+@final
+class Elected(Work):
+    """`elect` as a method.
+
+    Args:
+        task: ``elect``.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._parameters, self._compiled = task.parameters, task.compiled
+
+    def rows(self, start: int, panel: Doubles) -> Doubles:
+        """Compute results; see `Work.rows`."""
+        return elect(panel, self._parameters, compiled=self._compiled)
+
+
+def elect(panel: Doubles, parameters: Parameters, *, compiled: bool = True) -> Doubles:
     """Keep each delta where it has the sign that all of them elect, TIES' second step.
 
     Args:
         panel: Deltas, shape ``[n, m]``.
         parameters: ``elect``: by ``magnitude``, the sign of the sum; by ``count``, the sign that
             more of them have (TIES-SOUP). A draw elects nobody.
+        compiled: Use C where it was built; the bits are the same.
 
     Returns:
         Shape ``[n, m]``: the deltas, with 0 where they dissent.
@@ -129,6 +152,11 @@ def elect(panel: Doubles, parameters: Parameters) -> Doubles:
         >>> elect(panel, {"elect": "count"}).tolist()
         [[0.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]]
     """
+    if compiled and _panels is not None and panel.size:
+        panel = np.ascontiguousarray(panel)
+        result = np.empty_like(panel)
+        _panels.elect(panel, result, len(panel), int(parameters["elect"] == "count"))
+        return result
     total = np.zeros(panel.shape[1])
     for row in panel:
         total += np.sign(row) if parameters["elect"] == "count" else row

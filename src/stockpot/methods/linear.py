@@ -24,7 +24,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from stockpot.checkpoints import DType
+from stockpot.checkpoints import DTYPES, DType
 from stockpot.methods import doubtful
 
 try:
@@ -188,6 +188,10 @@ def narrow(
     facts = kernel(compiled)(
         out.data, CODES[out.dtype.name], [data], [CODES["F64"]], [1.0], 1.0, -1.0
     )
+    if facts[2]:
+        columns = np.flatnonzero(~np.isfinite(values))
+        whole = [(data, DTYPES["F64"])]
+        doubtful.put_nonfinite(whole, [Fraction(1)], (out.data, out.dtype), columns)
     return RowFacts(bool(facts[2]), bool(facts[3]), 0)
 
 

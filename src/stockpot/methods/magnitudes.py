@@ -15,6 +15,11 @@ import numpy.typing as npt
 
 from stockpot.methods.contract import Doubles
 
+try:
+    from stockpot.methods import _panels
+except ImportError:  # built without a compiler
+    _panels = None  # type: ignore[assignment, unused-ignore]
+
 __all__ = ["N_BINS", "Counts", "Thresholds", "counts_bytes"]
 
 Bits = npt.NDArray[np.uint64]
@@ -24,6 +29,9 @@ _SHIFT = np.uint64(41)  # 11 bits of a double's fraction and its exponent stay
 _OFFSET = ((1023 - 24) << 11) - 1  # bin 1 ends at the grain of half precision
 _SIGN = np.uint64((1 << 63) - 1)
 _FINE = 1 << 14
+# A pattern of the bin, how many there are, whether they differ: together, so that a look at them
+# costs one line of the cache.
+_BIN = np.dtype([("seen", np.uint64), ("count", np.uint32), ("mixed", np.uint32)])
 
 
 def counts_bytes(n_rows: int) -> int:
@@ -32,7 +40,7 @@ def counts_bytes(n_rows: int) -> int:
     Args:
         n_rows: How many rows.
     """
-    return n_rows * N_BINS * 13
+    return n_rows * N_BINS * (_BIN.itemsize + 16)
 
 
 def patterns(values: Doubles) -> Bits:
@@ -63,17 +71,16 @@ class Counts:
 
     Args:
         n_rows: Rows of every panel.
+        compiled: Use C where it was built.
 
     Attributes:
-        counts: Shape ``[n, N_BINS]``.
-        seen: A pattern of each bin that is not empty.
-        mixed: Whether a bin holds several values.
+        bins: Shape ``[n, N_BINS]``: ``count``, how many there are; ``seen``, a pattern of each bin
+            that is not empty; ``mixed``, 1 where a bin holds several values.
     """
 
-    def __init__(self, n_rows: int) -> None:
-        self.counts = np.zeros((n_rows, N_BINS), np.uint32)
-        self.seen = np.zeros((n_rows, N_BINS), np.uint64)
-        self.mixed = np.zeros((n_rows, N_BINS), bool)
+    def __init__(self, n_rows: int, compiled: bool = True) -> None:
+        self._compiled = compiled and _panels is not None
+        self.bins = np.zeros((n_rows, N_BINS), _BIN)
 
     def add(self, panel: Doubles) -> None:
         """Count a panel.
@@ -81,14 +88,16 @@ class Counts:
         Args:
             panel: Shape ``[n, m]``.
         """
-        for values, counts, seen, mixed in zip(
-            panel, self.counts, self.seen, self.mixed, strict=True
-        ):
+        for values, table in zip(panel, self.bins, strict=True):
+            if self._compiled:
+                _panels.count(np.ascontiguousarray(values), table.view(np.uint8))
+                continue
+            counts, seen, mixed = table["count"], table["seen"], table["mixed"]
             bits = patterns(values)
             bins = bins_of(bits)
             fresh = counts[bins] == 0
             seen[bins[fresh]] = bits[fresh]
-            mixed[bins[seen[bins] != bits]] = True
+            mixed[bins[seen[bins] != bits]] = 1
             np.add.at(counts, bins, np.uint32(1))
 
 
@@ -99,6 +108,7 @@ class Thresholds:
     Args:
         n_rows: Rows of every panel.
         places: Indices into the ascending order of a row's magnitudes.
+        compiled: Use C where it was built.
 
     Attributes:
         wants_pass: Whether it must see the panels again.
@@ -113,9 +123,9 @@ class Thresholds:
         [[6.0]]
     """
 
-    def __init__(self, n_rows: int, places: list[int]) -> None:
+    def __init__(self, n_rows: int, places: list[int], compiled: bool = True) -> None:
         self._places = places
-        self._counts: Counts | None = Counts(n_rows) if places else None
+        self._counts: Counts | None = Counts(n_rows, compiled) if places else None
         self.values = np.zeros((n_rows, len(places)))
         self.wants_pass = bool(places)
         # (row, place) -> lowest pattern, one past the highest, rank within, counts of sub-bins
@@ -139,15 +149,16 @@ class Thresholds:
     def finish_pass(self) -> None:
         """Narrow the intervals."""
         if self._counts is not None:
-            for row, counts in enumerate(self._counts.counts):
+            for row, table in enumerate(self._counts.bins):
+                counts = table["count"]
                 total = np.cumsum(counts, dtype=np.int64)
                 for i, place in enumerate(self._places):
                     found = int(np.searchsorted(total, place, side="right"))
-                    if self._counts.mixed[row, found]:
+                    if table["mixed"][found]:
                         before = int(total[found]) - int(counts[found])
                         self._open[row, i] = (*_ends(found), place - before)
                     else:
-                        self.values[row, i] = self._counts.seen[row, found].view(np.float64)
+                        self.values[row, i] = table["seen"][found].view(np.float64)
             self._counts = None
         else:
             self._narrow()

@@ -16,7 +16,12 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from stockpot.methods.contract import Doubles, Task, Work
-from stockpot.methods.magnitudes import Counts, bins_of, counts_bytes, patterns
+from stockpot.methods.magnitudes import N_BINS, Counts, bins_of, counts_bytes, patterns
+
+try:
+    from stockpot.methods import _panels
+except ImportError:  # built without a compiler
+    _panels = None  # type: ignore[assignment, unused-ignore]
 
 __all__ = ["Masked", "held_by_masks", "random_bits"]
 
@@ -25,6 +30,7 @@ Bits = npt.NDArray[np.uint64]
 # Elements whose fate the bins leave open and that wait for the next pass; more wait for their turn.
 _MOST_OPEN = 1 << 18
 _RANDOM = 53
+_COUNT = np.uint32((1 << 31) - 1)
 
 
 def random_bits(stream: tuple[int, int], start: int, count: int) -> Bits:
@@ -43,7 +49,17 @@ def random_bits(stream: tuple[int, int], start: int, count: int) -> Bits:
         >>> bool((both[5:] == random_bits((1, 2), 5, 3)).all())
         True
     """
-    x = np.arange(start, start + count, dtype=np.uint64)
+    return random_at(stream, np.arange(start, start + count))
+
+
+def random_at(stream: tuple[int, int], index: npt.NDArray[np.int64]) -> Bits:
+    """Random patterns of any elements; see `random_bits`.
+
+    Args:
+        stream: Two 64-bit numbers that name the sequence.
+        index: Of the elements, shape ``[n]``.
+    """
+    x = index.astype(np.uint64)
     x *= np.uint64(0x9E3779B97F4A7C15)
     x += np.uint64(stream[0])
     _mix(x)
@@ -111,13 +127,18 @@ class Masked(Work):
             twins[identity] += 1
         self._n, self._size = task.n_inputs, task.n_elements
         self._limit = np.uint64(int((1 - p) * 2**_RANDOM))
-        self._stay, self._eps = float(1 - p), float(eps)
+        self._stay = float(1 - p)
+        self._slope = float(eps / max(1, self._size))
+        self._centre = (self._size + 1) / 2
         self._factor = float(1 / (1 - p)) if rescale and p < 1 else 1.0
         self._by_rank = eps != 0 and self._size > 0
         self.wants_pass = self._by_rank
         self._kept = np.zeros((self._n, -(-self._size // 8)) if self._by_rank else 0, np.uint8)
-        self._counts = Counts(self._n) if self._by_rank else None
-        self._before: npt.NDArray[np.uint32] | None = None
+        self._compiled = task.compiled and _panels is not None
+        self._counts = Counts(self._n, task.compiled) if self._by_rank else None
+        # What stands before each bin in the order; and how many it holds, its highest bit saying
+        # whether they differ.
+        self._places: npt.NDArray[np.uint32] | None = None
         self._phase = "count"
         self._resume = [0] * self._n
         self._open: list[list[tuple[Bits, Bits, npt.NDArray[np.int64]]]] = []
@@ -140,11 +161,21 @@ class Masked(Work):
         """Draw conclusions; see `Work.finish_pass`."""
         if self._phase == "count":
             assert self._counts is not None
-            self._before = np.cumsum(self._counts.counts, axis=1, dtype=np.uint32)
-            self._before -= self._counts.counts
+            places = np.empty((self._n, len(self._counts.bins[0]), 2), np.uint32)
+            for table, (before, count) in zip(
+                self._counts.bins, places.transpose(0, 2, 1), strict=True
+            ):
+                np.cumsum(table["count"], out=before, dtype=np.uint32)
+                before -= table["count"]
+                np.bitwise_or(table["count"], table["mixed"] << np.uint32(31), out=count)
+            self._places, self._counts = places, None
             self._begin_deciding()
         elif self._phase == "decide":
-            self._waiting = [_Waiting(found) for found in self._open]
+            assert self._places is not None
+            self._waiting = [
+                _Waiting(found, places, self._compiled)
+                for found, places in zip(self._open, self._places, strict=True)
+            ]
             self._phase = "settle"
             if not any(waiting.n for waiting in self._waiting):
                 self._finish_settling()
@@ -160,6 +191,9 @@ class Masked(Work):
         result = np.empty_like(panel)
         m = panel.shape[1]
         for i, (row, out) in enumerate(zip(panel, result, strict=True)):
+            if self._compiled:
+                self._row_compiled(i, start, np.ascontiguousarray(row), out)
+                continue
             if self._by_rank:
                 first = start // 8
                 bits = np.unpackbits(self._kept[i, first : (start + m + 7) // 8])
@@ -171,6 +205,13 @@ class Masked(Work):
                 out *= self._factor
             out += 0.0  # no negative zeros
         return result
+
+    def _row_compiled(self, i: int, start: int, row: Doubles, out: Doubles) -> None:
+        if self._by_rank:
+            _panels.keep(row, out, self._kept[i], start, self._factor)
+        else:
+            first, second = self._streams[i]
+            _panels.drop(row, out, start, first, second, int(self._limit), self._factor)
 
     def _begin_deciding(self) -> None:
         self._phase = "decide"
@@ -190,66 +231,102 @@ class Masked(Work):
             self._begin_deciding()
         else:
             self.wants_pass = False
-            self._counts = self._before = None
+            self._places = None
 
     def _limits(self, ranks: Doubles) -> Doubles:
         """The random numbers below which elements of such ranks stay; never falls back in order."""
-        n = self._size
-        chance = self._stay + self._eps * ((ranks - (n + 1) / 2) / n)
+        chance = self._stay + self._slope * (ranks - self._centre)
         result: Doubles = np.clip(chance, 0.0, 1.0) * 2.0**_RANDOM
         return result
 
     def _decide(self, i: int, start: int, values: Doubles) -> None:
-        assert self._counts is not None and self._before is not None
+        assert self._places is not None
         if self._full[i]:
             return
-        bits = patterns(values)
-        bins = bins_of(bits)
-        before = self._before[i][bins].astype(np.float64)
-        count = self._counts.counts[i][bins].astype(np.float64)
-        mixed = self._counts.mixed[i][bins]
+        where = self._kept[i, start // 8 : (start + len(values) + 7) // 8]
+        if self._compiled:
+            packed = np.empty(len(where), np.uint8)
+            listed = _panels.decide(
+                np.ascontiguousarray(values), self._places[i], packed, start, *self._streams[i],
+                self._stay, self._slope, self._centre,
+            )  # fmt: skip
+            unsure = np.frombuffer(listed, np.uint32).astype(np.int64)
+        else:
+            packed, unsure = self._decide_slowly(i, start, values)
+        if self._n_open + len(unsure) > _MOST_OPEN and self._n_open:
+            self._full[i], self._until[i] = True, start
+            return
+        where[:] = packed
+        if len(unsure):
+            self._n_open += len(unsure)
+            random = random_at(self._streams[i], unsure + start)
+            self._open[i].append((patterns(values[unsure]), random, unsure + start))
+
+    def _decide_slowly(
+        self, i: int, start: int, values: Doubles
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        assert self._places is not None
+        places = self._places[i][bins_of(patterns(values))]
+        before = places[:, 0].astype(np.float64)
+        count = (places[:, 1] & _COUNT).astype(np.float64)
+        mixed = places[:, 1] > _COUNT
         middle = before + (count + 1) / 2
         low = self._limits(np.where(mixed, before + 1, middle))
         high = self._limits(np.where(mixed, before + count, middle))
         random = random_bits(self._streams[i], start, len(values))
         keep = random < np.minimum(low, high)
         unsure = np.flatnonzero(~keep & (random < np.maximum(low, high)))
-        if self._n_open + len(unsure) > _MOST_OPEN and self._n_open:
-            self._full[i], self._until[i] = True, start
-            return
-        packed = np.packbits(keep)
-        self._kept[i, start // 8 : start // 8 + len(packed)] = packed
-        if len(unsure):
-            self._n_open += len(unsure)
-            self._open[i].append((bits[unsure], random[unsure], unsure + start))
+        return np.packbits(keep), unsure
 
     def _put(self, i: int, index: npt.NDArray[np.int64]) -> None:
         np.bitwise_or.at(self._kept[i], index >> 3, (128 >> (index & 7)).astype(np.uint8))
 
 
 class _Waiting:
-    """Elements of a row whose exact rank is needed: counts what is less and what is equal."""
+    """Elements of a row whose exact rank is needed: counts what is less and what is equal.
 
-    def __init__(self, found: list[tuple[Bits, Bits, npt.NDArray[np.int64]]]) -> None:
+    Only values in the bins of these elements are looked at; the others are counted already.
+    """
+
+    def __init__(
+        self,
+        found: list[tuple[Bits, Bits, npt.NDArray[np.int64]]],
+        places: npt.NDArray[np.uint32],
+        compiled: bool,
+    ) -> None:
         empty = np.zeros(0, np.uint64)
-        self.bits = np.concatenate([bits for bits, _, _ in found] or [empty])
+        bits = np.concatenate([bits for bits, _, _ in found] or [empty])
         self.random = np.concatenate([random for _, random, _ in found] or [empty])
         self.index = np.concatenate([i for _, _, i in found] or [empty.astype(np.int64)])
-        self.n = len(self.bits)
-        self._values, self._which = np.unique(self.bits, return_inverse=True)
-        self._less = np.zeros(len(self._values) + 1, np.int64)
+        self.n, self._compiled = len(bits), compiled
+        self._values, self._which = np.unique(bits, return_inverse=True)
+        self._upto = np.zeros(len(self._values) + 1, np.int64)
         self._equal = np.zeros(len(self._values) + 1, np.int64)
+        bins = bins_of(self._values)
+        self._open = np.zeros(N_BINS, np.uint8)
+        self._open[bins] = 1
+        # What stands before a value's bin in the order, less what is counted of open bins there.
+        counts = np.where(self._open, places[:, 1] & _COUNT, 0).astype(np.int64)
+        earlier = np.cumsum(counts)[bins] - counts[bins]
+        self._base = places[bins, 0].astype(np.int64) - earlier
 
     def add(self, values: Doubles) -> None:
+        if self._compiled:
+            _panels.place(
+                np.ascontiguousarray(values), self._open, self._values, self._upto, self._equal
+            )
+            return
         bits = patterns(values)
+        bits = bits[self._open[bins_of(bits)] == 1]
         place = np.searchsorted(self._values, bits)
-        self._less += np.bincount(place, minlength=len(self._less))
+        self._upto += np.bincount(place, minlength=len(self._upto))
         inside = place < len(self._values)
         hits = place[inside][self._values[place[inside]] == bits[inside]]
         self._equal += np.bincount(hits, minlength=len(self._equal))
 
     def ranks(self) -> Doubles:
-        # place p counts values within (v[p-1], v[p]]: those not above v[p] end at its last rank.
-        last = np.cumsum(self._less)[:-1]
-        middle = last - (self._equal[:-1] - 1) / 2
-        return middle[self._which]
+        # Place p counts values within (v[p-1], v[p]], so sums end at the last rank of v[p].
+        last = self._base + np.cumsum(self._upto)[:-1]
+        middle: Doubles = last - (self._equal[:-1] - 1) / 2
+        found: Doubles = middle[self._which]
+        return found

@@ -36,7 +36,7 @@ _ROWS: Iterable[Method] = (
                scratch=lambda n: n + 12),
     by_element(FUNCTIONS["median"], elements.median),
     by_element(FUNCTIONS["trimmed_mean"], elements.trimmed_mean),
-    by_element(FUNCTIONS["elected"], elements.elect, scratch=lambda n: 4),
+    Method(FUNCTIONS["elected"], elements.Elected, scratch=lambda n: n + 4),
     by_element(FUNCTIONS["kept_mean"], elements.mean_of_kept, scratch=lambda n: 4),
     by_element(FUNCTIONS["train_difference"], elements.train_difference, scratch=lambda n: 6),
     _counting("trimmed", trimming.Trimmed),

@@ -36,7 +36,7 @@ class Trimmed(Work):
         if self._nothing or (self._upper is not None and self._upper < 0):
             self._nothing, self._lower, self._upper = True, None, None
         places = [place for place in (self._lower, self._upper) if place is not None]
-        self._find = Thresholds(task.n_inputs, places if n else [])
+        self._find = Thresholds(task.n_inputs, places if n else [], task.compiled)
         self.wants_pass = self._find.wants_pass
 
     def gather(self, start: int, panel: Doubles) -> None:
@@ -76,7 +76,7 @@ class TopK(Work):
         n = task.n_elements
         place = n - math.ceil(t * n)
         self._all, self._none = place <= 0, t == 0
-        self._find = Thresholds(2, [] if self._all or self._none else [place])
+        self._find = Thresholds(2, [] if self._all or self._none else [place], task.compiled)
         self.wants_pass = self._find.wants_pass
 
     def gather(self, start: int, panel: Doubles) -> None:
