@@ -12,8 +12,11 @@ from stockpot.errors import HeaderError
 
 __all__ = ["Unwrapped", "unwrap"]
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_WRAPPERS = ("state_dict", "model_state_dict")
 """Keys under which trainers put the weights, in the order in which they are looked for."""
+
+_VAGUE_WRAPPERS = ("model",)
+"""Keys that mean the same where nothing beside them is a tensor."""
 
 _LEFTOVERS = {
     "callbacks", "ema", "hparams", "hyper_parameters", "loops", "lr_schedulers",
@@ -44,9 +47,9 @@ class Unwrapped:
 def unwrap(root: Any, name: str) -> Unwrapped:
     """Find the weights in the object that a torch file holds.
 
-    A dictionary of tensors is taken as it is. One without tensors of its own is a trainer's: the
-    weights stand under ``state_dict``, ``model_state_dict`` or ``model``. In any other, keys of
-    nested dictionaries are joined with dots, those of optimisers and the like left out.
+    A trainer's dictionary has them under ``state_dict`` or ``model_state_dict``, or, where it has
+    no tensors of its own, under ``model``. Any other is taken as it is: keys of nested dictionaries
+    are joined with dots, those of optimisers and the like left out.
 
     Args:
         root: From `read_pickle`.
@@ -62,7 +65,7 @@ def unwrap(root: Any, name: str) -> Unwrapped:
     metadata: dict[str, str] = {}
     path: list[str] = []
     while len(path) < _MOST_DEPTH:
-        inner = None if _has_tensors(root) else _wrapped(root)
+        inner = _wrapped(root)
         if inner is None:
             break
         key, value = inner
@@ -113,7 +116,7 @@ def _has_tensors(value: Any) -> bool:
 
 
 def _wrapped(root: Any) -> tuple[str, Any] | None:
-    for wrapper in _WRAPPERS:
+    for wrapper in (*_WRAPPERS, *(() if _has_tensors(root) else _VAGUE_WRAPPERS)):
         for key, value in _items(root) or ():
             if type(key) is str and key == wrapper and _items(value):
                 return key, value
