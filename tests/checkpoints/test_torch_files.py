@@ -307,6 +307,22 @@ def test_a_merge_of_torch_files_has_the_same_bytes(save: Save, tmp_path: Path) -
         )
 
 
+def test_inspect_says_the_same_of_both(save: Save) -> None:
+    from safetensors.torch import load_file
+    from typer.testing import CliRunner
+
+    from stockpot.cli.main import app
+
+    original = zoo_path() / "base.safetensors"
+    path = save({"state_dict": load_file(original)}, "base.ckpt")
+    result = CliRunner().invoke(app, ["inspect", str(original), str(path), "--json", "--hash"])
+    assert result.exit_code == 0, result.output
+    one, other = json.loads(result.stdout)
+    assert one["architecture"] == other["architecture"] == "zoo"
+    assert one["components"] == other["components"]
+    assert all(component["hash"] for component in other["components"].values())
+
+
 def test_formats_are_told_by_content_not_by_name(save: Save, tmp_path: Path) -> None:
     path = save({"a": torch.ones(2)}, "wrong.safetensors")
     with open_checkpoint(path) as source:

@@ -69,6 +69,7 @@ def unwrap(root: Any, name: str) -> Unwrapped:
         if inner is None:
             break
         key, value = inner
+        _check_unique(_items(root) or [], name)
         _note_rest(root, key, metadata, notes)
         path.append(key)
         root = value
@@ -76,7 +77,7 @@ def unwrap(root: Any, name: str) -> Unwrapped:
         notes.append(f"the weights stand under {'.'.join(path)!r}, as trainers save them")
     tensors: dict[str, TensorRef] = {}
     left_out = 0
-    for key, value, depth in _flat(root, ""):
+    for key, value, depth in _flat(root, name):
         if isinstance(value, TensorRef):
             checked_key(key, name)
             if key in tensors:
@@ -144,11 +145,21 @@ def _plain(value: Any) -> str | None:
     return None
 
 
-def _flat(root: Any, prefix: str) -> Iterator[tuple[str, Any, int]]:
+def _check_unique(items: list[tuple[Any, Any]], name: str) -> None:
+    """Refuse a key that comes twice: other readers would take the last, or the first."""
+    seen: set[str] = set()
+    for key, _ in items:
+        if type(key) is str:
+            if key in seen:
+                raise HeaderError(f"{name}: {key[:80]!r} stands twice in the file; it is damaged")
+            seen.add(key)
+
+
+def _flat(root: Any, name: str) -> Iterator[tuple[str, Any, int]]:
     """Every value with its joined key and depth; a dictionary inside itself is met once."""
     # A dictionary that is reached twice is read once: files cannot multiply themselves.
     seen: set[int] = set()
-    waiting: list[tuple[str, Any, int]] = [(prefix, root, -1)]
+    waiting: list[tuple[str, Any, int]] = [("", root, -1)]
     while waiting:
         key, value, depth = waiting.pop()
         items = _items(value)
@@ -158,6 +169,7 @@ def _flat(root: Any, prefix: str) -> Iterator[tuple[str, Any, int]]:
         if id(value) in seen or depth >= _MOST_DEPTH:
             continue
         seen.add(id(value))
+        _check_unique(items, name)
         for inner, held in reversed(items):
             if type(inner) not in (str, int):
                 if isinstance(held, TensorRef):
