@@ -332,24 +332,34 @@ def forged_by_hypothesis(kind: str, count: int, attempt: Callable[[str, bytes], 
               "shape": st.lists(numbers, max_size=3) | json_values,
               "data_offsets": st.lists(numbers, max_size=2) | json_values}  # fmt: skip
     entries = st.dictionaries(texts, st.fixed_dictionaries(fields) | json_values, max_size=3)
-    headers = st.builds(lambda e, data: framed(json.dumps(e).encode(), data), entries,
-                        st.binary(max_size=16))  # fmt: skip
+    wild = st.builds(lambda e, data: framed(json.dumps(e).encode(), data), entries,
+                     st.binary(max_size=16))  # fmt: skip
+    seeds = st.integers(0, 2**32).map(random.Random)
+    values = numbers | st.lists(numbers, max_size=3) | st.sampled_from(TYPES) | json_values
+
+    def replaced(rng: random.Random, field: str, value: Any) -> bytes:
+        """A good file with one fact of a tensor replaced."""
+        data = seed_header(rng)
+        (length,) = struct.unpack_from("<Q", data)
+        header = json.loads(data[8 : 8 + length])
+        keys = [key for key in header if key != "__metadata__"]
+        if keys and field:
+            header[rng.choice(keys)][field] = value
+        return framed(json.dumps(header).encode(), data[8 + length :])
+
+    def inserted(rng: random.Random, body: bytes, place: float) -> bytes:
+        """A good pickle with something put in."""
+        data = seed_pickle(rng)
+        at = 2 + int(place * (len(data) - 3))
+        return in_file(rng, data[:at] + body + data[at:])
+
     rng = random.Random(0)
-    pieces = st.sampled_from(
-        [bytes([i]) for i in range(256)]
-        + [op_global(name) for name in (*ALLOWED, *EVIL)]
-        + [
-            op_text("a"),
-            op_text("storage"),
-            op_storage("0", 16),
-            op_tensor(rng),
-            b"K\x02",
-            b"q\x00",
-        ]
-    )
-    pickles = st.lists(pieces | st.binary(max_size=4), max_size=25).map(
-        lambda parts: in_file(rng, b"\x80\x02}" + op_text("a") + b"".join(parts) + b"s.")
-    )
+    known = [op_text("a"), op_text("storage"), op_storage("0", 16), op_tensor(rng), b"K\x02"]
+    names = [op_global(name) for name in (*ALLOWED, *EVIL)]
+    pieces = st.sampled_from([bytes([i]) for i in range(256)] + names + known)
+    bodies = st.lists(pieces | st.binary(max_size=4), max_size=12).map(b"".join)
+    headers = wild | st.builds(replaced, seeds, st.sampled_from(["", *fields]), values)
+    pickles = st.builds(inserted, seeds, bodies, st.floats(0, 1))
 
     @settings(max_examples=count, deadline=None, database=None, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck))  # fmt: skip

@@ -10,7 +10,7 @@ FUZZ = Path(__file__).parents[2] / "bench" / "fuzz.py"
 
 
 def test_no_file_does_anything_but_be_read_or_be_refused() -> None:
-    command = [sys.executable, str(FUZZ), "--headers", "3000", "--pickles", "1500", "--large", "12"]
+    command = [sys.executable, str(FUZZ), "--headers", "2000", "--pickles", "1200", "--large", "4"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     lines = result.stdout.splitlines()

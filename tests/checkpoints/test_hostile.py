@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 
 import pytest
 
 from stockpot.checkpoints import open_checkpoint
-from stockpot.errors import HeaderError, TruncatedFileError
+from stockpot.errors import CheckpointError, HeaderError, TruncatedFileError
 
 GOOD = {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}
 
@@ -154,6 +155,11 @@ def test_the_file_is_refused(tmp_path: Path, kind: str) -> None:
         open_checkpoint(path)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_a_device_is_no_file() -> None:
+    with pytest.raises(CheckpointError, match="a checkpoint must be a file, but this is none"):
+        open_checkpoint(os.devnull)
 
 
 def test_cutting_a_file_anywhere_is_seen(tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_what_trainers_leave_is_told_and_left_out(save: Save) -> None:
         "global_step": 470000,
         "epoch": 6,
         "lr": np.float64(1e-4),
+        "best": torch.tensor(0.5),
         "pytorch-lightning_version": "1.4.2",
         "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(9)}}}],
         "callbacks": {"ModelCheckpoint": {"best": torch.tensor(1.0)}},
@@ -173,10 +174,19 @@ def test_what_trainers_leave_is_told_and_left_out(save: Save) -> None:
             "pytorch-lightning_version": "1.4.2",
         }
         assert source.notes == (
-            "left out, since they are no weights: 'lr', 'optimizer_states', 'callbacks', "
+            "left out, since they are no weights: 'lr', 'best', 'optimizer_states', 'callbacks', "
             "'hyper_parameters'",
             "the weights stand under 'state_dict', as trainers save them",
         )
+
+
+def test_a_model_of_parts_is_joined_with_dots(save: Save) -> None:
+    a, b = values(torch.float16, 3), values(torch.float16, 4)
+    agree(save({"model": {"a": a, "b": b}, "step": 3}), {"a": a, "b": b})
+    agree(save({"model": {"a": a}, "b": b}), {"model.a": a, "b": b})
+    agree(save({"unet": {"a": a, "deep": {"b": b}}, "vae": {"a": b}, "optimizer": {"a": b}}),
+          {"unet.a": a, "unet.deep.b": b, "vae.a": b})  # fmt: skip
+    agree(save({"state_dict": {"state_dict": {"a": a}}}), {"a": a})
 
 
 def test_classes_of_trainers_are_placeholders(tmp_path: Path) -> None:
@@ -290,6 +300,27 @@ def test_a_merge_of_torch_files_has_the_same_bytes(save: Save, tmp_path: Path) -
         )
     ]
     assert results[0].content_hash == results[1].content_hash
+    notes = [str(note) for note in results[1].notes]
+    for name, path in torch_pool.items():
+        assert (
+            f"{name}: {path}: the weights stand under 'state_dict', as trainers save them" in notes
+        )
+
+
+def test_inspect_says_the_same_of_both(save: Save) -> None:
+    from safetensors.torch import load_file
+    from typer.testing import CliRunner
+
+    from stockpot.cli.main import app
+
+    original = zoo_path() / "base.safetensors"
+    path = save({"state_dict": load_file(original)}, "base.ckpt")
+    result = CliRunner().invoke(app, ["inspect", str(original), str(path), "--json", "--hash"])
+    assert result.exit_code == 0, result.output
+    one, other = json.loads(result.stdout)
+    assert one["architecture"] == other["architecture"] == "zoo"
+    assert one["components"] == other["components"]
+    assert all(component["hash"] for component in other["components"].values())
 
 
 def test_formats_are_told_by_content_not_by_name(save: Save, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
@@ -151,6 +152,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Source:
 
 def _open_file(path: Path) -> Source:
     try:
+        # A pipe would wait for ever, and nothing but a file can be read by range.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CheckpointError(f"{path}: a checkpoint must be a file, but this is none")
         with path.open("rb") as file:
             head = file.read(16)
     except OSError as error:

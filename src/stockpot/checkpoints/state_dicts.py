@@ -12,8 +12,11 @@ from stockpot.errors import HeaderError
 
 __all__ = ["Unwrapped", "unwrap"]
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_WRAPPERS = ("state_dict", "model_state_dict")
 """Keys under which trainers put the weights, in the order in which they are looked for."""
+
+_VAGUE_WRAPPERS = ("model",)
+"""Keys that mean the same where nothing beside them is a tensor."""
 
 _LEFTOVERS = {
     "callbacks", "ema", "hparams", "hyper_parameters", "loops", "lr_schedulers",
@@ -44,9 +47,9 @@ class Unwrapped:
 def unwrap(root: Any, name: str) -> Unwrapped:
     """Find the weights in the object that a torch file holds.
 
-    A dictionary of tensors is taken as it is. One without tensors of its own is a trainer's: the
-    weights stand under ``state_dict``, ``model_state_dict`` or ``model``. In any other, keys of
-    nested dictionaries are joined with dots, those of optimisers and the like left out.
+    A trainer's dictionary has them under ``state_dict`` or ``model_state_dict``, or, where it has
+    no tensors of its own, under ``model``. Any other is taken as it is: keys of nested dictionaries
+    are joined with dots, those of optimisers and the like left out.
 
     Args:
         root: From `read_pickle`.
@@ -62,10 +65,11 @@ def unwrap(root: Any, name: str) -> Unwrapped:
     metadata: dict[str, str] = {}
     path: list[str] = []
     while len(path) < _MOST_DEPTH:
-        inner = None if _has_tensors(root) else _wrapped(root)
+        inner = _wrapped(root)
         if inner is None:
             break
         key, value = inner
+        _check_unique(_items(root) or [], name)
         _note_rest(root, key, metadata, notes)
         path.append(key)
         root = value
@@ -73,7 +77,7 @@ def unwrap(root: Any, name: str) -> Unwrapped:
         notes.append(f"the weights stand under {'.'.join(path)!r}, as trainers save them")
     tensors: dict[str, TensorRef] = {}
     left_out = 0
-    for key, value, depth in _flat(root, ""):
+    for key, value, depth in _flat(root, name):
         if isinstance(value, TensorRef):
             checked_key(key, name)
             if key in tensors:
@@ -113,7 +117,7 @@ def _has_tensors(value: Any) -> bool:
 
 
 def _wrapped(root: Any) -> tuple[str, Any] | None:
-    for wrapper in _WRAPPERS:
+    for wrapper in (*_WRAPPERS, *(() if _has_tensors(root) else _VAGUE_WRAPPERS)):
         for key, value in _items(root) or ():
             if type(key) is str and key == wrapper and _items(value):
                 return key, value
@@ -141,11 +145,21 @@ def _plain(value: Any) -> str | None:
     return None
 
 
-def _flat(root: Any, prefix: str) -> Iterator[tuple[str, Any, int]]:
+def _check_unique(items: list[tuple[Any, Any]], name: str) -> None:
+    """Refuse a key that comes twice: other readers would take the last, or the first."""
+    seen: set[str] = set()
+    for key, _ in items:
+        if type(key) is str:
+            if key in seen:
+                raise HeaderError(f"{name}: {key[:80]!r} stands twice in the file; it is damaged")
+            seen.add(key)
+
+
+def _flat(root: Any, name: str) -> Iterator[tuple[str, Any, int]]:
     """Every value with its joined key and depth; a dictionary inside itself is met once."""
     # A dictionary that is reached twice is read once: files cannot multiply themselves.
     seen: set[int] = set()
-    waiting: list[tuple[str, Any, int]] = [(prefix, root, -1)]
+    waiting: list[tuple[str, Any, int]] = [("", root, -1)]
     while waiting:
         key, value, depth = waiting.pop()
         items = _items(value)
@@ -155,6 +169,7 @@ def _flat(root: Any, prefix: str) -> Iterator[tuple[str, Any, int]]:
         if id(value) in seen or depth >= _MOST_DEPTH:
             continue
         seen.add(id(value))
+        _check_unique(items, name)
         for inner, held in reversed(items):
             if type(inner) not in (str, int):
                 if isinstance(held, TensorRef):

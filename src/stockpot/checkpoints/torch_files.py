@@ -177,11 +177,6 @@ class TorchFile(Source):
     # The one before.
 
     def _read_stream(self) -> tuple[Unwrapped, Mapping[str, ZipEntry]]:
-        if self._piece(0, min(262, self._file_bytes))[257:] == b"ustar":
-            raise HeaderError(
-                f"{self.name}: files of torch before 0.2 (tar) are not read; "
-                "load and save it with a newer torch"
-            )
         magic, position = self._next_pickle(0)
         if type(magic.value) is not int or magic.value != _STREAM_MAGIC:
             raise HeaderError(

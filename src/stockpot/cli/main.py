@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -60,6 +61,9 @@ def main() -> None:
     debug = "--debug" in sys.argv[1:]
     # It is allowed anywhere, also behind a command.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if not debug:
+        # A user needs what a warning says, not the line of code that says it.
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {safe_text(str(message))}\n"
     try:
         code = app(args=arguments, prog_name="stockpot", standalone_mode=True)
     except StockpotError as error:

@@ -276,7 +276,8 @@ def _named(files: list[Path]) -> dict[str, str]:
 def _stem(file: Path) -> str:
     if not file.name:
         file = file.resolve()
-    for suffix in (".safetensors.index.json", ".safetensors"):
+    endings = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
+    for suffix in (*(f"{ending}.index.json" for ending in endings), *endings):
         if file.name.endswith(suffix):
             return file.name.removesuffix(suffix)
     return file.name

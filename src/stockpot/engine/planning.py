@@ -141,6 +141,8 @@ class _Planner:
             )
         if self.problems:
             raise PreflightError(self.problems)
+        for name, source in self.sources.items():
+            self.notes += (Problem("file", note, f"{name}: {source.name}") for note in source.notes)
         for (reason, names), keys in self.dropped.items():
             self.notes.append(
                 Problem("dropped-keys", f"{_listed(keys)} left out: {reason}", ", ".join(names))

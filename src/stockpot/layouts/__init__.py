@@ -18,9 +18,11 @@ from stockpot.layouts._base import (
     Row,
     Shape,
     counter_values,
+    norm_rows,
+    weight_and_bias,
 )
 from stockpot.layouts._layout import Fit, Layout
-from stockpot.layouts.architectures import LAYOUTS, get_layout
+from stockpot.layouts.architectures import LAYOUTS
 from stockpot.layouts.detection import Detection, detect
 from stockpot.layouts.profiles import (
     PROFILES,
@@ -30,25 +32,36 @@ from stockpot.layouts.profiles import (
     spread,
     supermerger_26_to_20,
 )
+from stockpot.layouts.registry import get_layout, known_layouts
+from stockpot.layouts.text import ClipText, OpenClipText
+from stockpot.layouts.unet import UNet
+from stockpot.layouts.vae import Vae
 
 __all__ = [
     "LAYOUTS",
     "PROFILES",
     "Cell",
+    "ClipText",
     "Component",
     "Detection",
     "Fit",
     "KeySpec",
     "Layout",
+    "OpenClipText",
     "Part",
     "Profile",
     "Row",
     "Shape",
+    "UNet",
+    "Vae",
     "counter_values",
     "detect",
     "get_layout",
     "get_profile",
+    "known_layouts",
+    "norm_rows",
     "profiles_for",
     "spread",
     "supermerger_26_to_20",
+    "weight_and_bias",
 ]

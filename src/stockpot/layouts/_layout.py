@@ -85,6 +85,8 @@ class Layout:
         title: How reports call it.
         parts: Descriptions of the components; empty for a layout that knows no keys.
         extras: Keys outside of all components: schedules and markers.
+        telltales: Keys that no other layout has in this shape, where there are some: what a
+            person would look at, and what `detect` gives as evidence.
 
     Example:
         >>> from stockpot.layouts import get_layout
@@ -97,6 +99,7 @@ class Layout:
     title: str
     parts: tuple[Part, ...] = field(default=(), repr=False)
     extras: tuple[Row, ...] = field(default=(), repr=False)
+    telltales: tuple[str, ...] = field(default=(), repr=False)
 
     def __getstate__(self) -> dict[str, object]:
         # Other processes make the tables again: quicker than sending them, and views of

@@ -1,7 +1,8 @@
 """The table of architectures: a few numbers each, from which every key and shape follows.
 
 To add one, describe its components with `UNet`, `Vae`, `ClipText`, `OpenClipText` (or a class of
-your own with the two members of `Part`), and add a line to `LAYOUTS`.
+your own with the two members of `Part`), and add a line to `LAYOUTS`; or add it from a package of
+your own, as docs/adding-an-architecture.md shows.
 """
 
 from __future__ import annotations
@@ -9,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from stockpot.errors import UnknownNameError
 from stockpot.layouts._base import Component, Row
 from stockpot.layouts._layout import Layout
 from stockpot.layouts.text import ClipText, OpenClipText
 from stockpot.layouts.unet import UNet
 from stockpot.layouts.vae import Vae
 
-__all__ = ["LAYOUTS", "get_layout"]
+__all__ = ["LAYOUTS"]
 
 # What training code leaves in a checkpoint: tables of the noise schedule, one number a step.
 _SCHEDULE = tuple(
@@ -56,6 +56,8 @@ _TEMPERATURES = tuple(
     for name in ("cond_stage_model.logit_scale", "conditioner.embedders.0.logit_scale")
 )
 
+_TO_K = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+
 _TE = Component("te", "text encoder (CLIP-L)", "cond_stage_model.transformer.")
 
 _SD1 = Layout(
@@ -67,6 +69,10 @@ _SD1 = Layout(
         Vae(),
     ),
     extras=(*_EXTRAS, _TEMPERATURES[0]),
+    telltales=(
+        _TO_K,
+        "cond_stage_model.transformer.text_model.encoder.layers.11.mlp.fc2.bias",
+    ),
 )
 
 _SD2 = Layout(
@@ -80,6 +86,10 @@ _SD2 = Layout(
         Vae(),
     ),
     extras=(*_EXTRAS, _TEMPERATURES[0]),
+    telltales=(
+        _TO_K,
+        "cond_stage_model.model.transformer.resblocks.9.mlp.c_proj.bias",
+    ),
 )
 
 _SDXL = Layout(
@@ -106,6 +116,11 @@ _SDXL = Layout(
         Vae(),
     ),
     extras=(*_EXTRAS, _TEMPERATURES[1]),
+    telltales=(
+        "model.diffusion_model.label_emb.0.0.weight",
+        "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight",
+        "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias",
+    ),
 )
 
 _ZOO = Layout(
@@ -122,6 +137,10 @@ _ZOO = Layout(
         Vae((16, 32, 64)),
     ),
     extras=(*_EXTRAS, _TEMPERATURES[0]),
+    telltales=(
+        _TO_K,
+        "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",
+    ),
 )
 
 _GENERIC = Layout("generic", "unknown layout")
@@ -129,26 +148,4 @@ _GENERIC = Layout("generic", "unknown layout")
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     {layout.name: layout for layout in (_SD1, _SD2, _SDXL, _ZOO, _GENERIC)}
 )
-"""Every layout by name, in the order in which `detect` names them."""
-
-
-def get_layout(name: str) -> Layout:
-    """Look up a layout.
-
-    Args:
-        name: ``sd1``, ``sd2``, ``sdxl``, ``zoo``, or ``generic``.
-
-    Returns:
-        The layout; its tables are made when first used.
-
-    Raises:
-        UnknownNameError: There is no such layout.
-
-    Example:
-        >>> get_layout("sdxl").title
-        'Stable Diffusion XL'
-    """
-    try:
-        return LAYOUTS[name]
-    except KeyError:
-        raise UnknownNameError("layout", name, LAYOUTS) from None
+"""Every layout that Stockpot brings, by name, in the order in which `detect` names them."""

@@ -14,7 +14,7 @@ from typing import final
 
 from stockpot.layouts._base import Shape
 from stockpot.layouts._layout import Fit, Layout
-from stockpot.layouts.architectures import LAYOUTS
+from stockpot.layouts.registry import known_layouts
 
 __all__ = ["Detection", "detect"]
 
@@ -27,27 +27,6 @@ _ANCHORS = (
 # A file may be pruned or damaged, and is still what it is; below these it is something else.
 _MIN_MATCHED = 1 / 4
 _MAX_MISMATCHED = 1 / 100
-
-# One key for each family that no other has in this shape: what a person would look at.
-_TELLTALES = {
-    "sd1": (
-        "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
-        "cond_stage_model.transformer.text_model.encoder.layers.11.mlp.fc2.bias",
-    ),
-    "sd2": (
-        "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
-        "cond_stage_model.model.transformer.resblocks.9.mlp.c_proj.bias",
-    ),
-    "sdxl": (
-        "model.diffusion_model.label_emb.0.0.weight",
-        "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight",
-        "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias",
-    ),
-    "zoo": (
-        "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
-        "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",
-    ),
-}
 
 _FIRST_CONVOLUTION = "model.diffusion_model.input_blocks.0.0.weight"
 _INPUTS = {
@@ -117,7 +96,8 @@ def detect(tensors: Mapping[str, Shape]) -> Detection:
         >>> print(answer.evidence[-1])
         the names are those of a diffusers folder, not of a single-file checkpoint
     """
-    generic = LAYOUTS["generic"]
+    layouts = known_layouts()
+    generic = layouts["generic"]
     names = _anchor(tensors)
     if names is None:
         reason = (
@@ -127,29 +107,37 @@ def detect(tensors: Mapping[str, Shape]) -> Detection:
         )
         return Detection(generic, (reason, *_hints(tensors)), generic.fit(tensors))
 
-    fits = {name: layout.fit(tensors) for name, layout in LAYOUTS.items() if layout.parts}
+    fits = {name: layout.fit(tensors) for name, layout in layouts.items() if layout.parts}
     scores: dict[str, tuple[int, int, int]] = {}
     for name, fit in fits.items():
-        if any(_is_recognised(LAYOUTS[name], fit, component) for component in names):
+        if any(_is_recognised(layouts[name], fit, component) for component in names):
             n_anchor = sum(fit.matched.get(component, 0) for component in names)
             n_all = sum(fit.matched.values()) - len(fit.mismatched)
             scores[name] = (n_anchor, n_all, -len(fit.reshaped))
     if not scores:
-        against = (_against(LAYOUTS[name], fit, names) for name, fit in fits.items())
+        against = (_against(layouts[name], fit, names) for name, fit in fits.items())
         return Detection(generic, (*against, *_hints(tensors)), generic.fit(tensors))
 
     best = max(scores.values())
     chosen, *also = (name for name, score in scores.items() if score == best)
-    evidence = _evidence(LAYOUTS[chosen], fits[chosen], tensors)
+    evidence = _evidence(layouts[chosen], fits[chosen], tensors)
     if also:
         evidence.append(f"what is there is the same in {', '.join([chosen, *also])}")
-    return Detection(LAYOUTS[chosen], tuple(evidence), fits[chosen], tuple(also))
+    return Detection(layouts[chosen], tuple(evidence), fits[chosen], tuple(also))
 
 
 def _anchor(tensors: Mapping[str, Shape]) -> tuple[str, ...] | None:
     """Name the components that decide: those of the first group that the file has keys for."""
     for components, prefixes in _ANCHORS:
-        if any(key.startswith(prefixes) for key in tensors):
+        # Architectures that others added may have other prefixes.
+        others = (
+            part.component.prefix
+            for layout in known_layouts().values()
+            for part in layout.parts
+            if part.component.name in components
+        )
+        starts = (*prefixes, *others)
+        if any(key.startswith(starts) for key in tensors):
             return components
     return None
 
@@ -169,7 +157,7 @@ def _is_recognised(layout: Layout, fit: Fit, component: str) -> bool:
 def _evidence(layout: Layout, fit: Fit, tensors: Mapping[str, Shape]) -> list[str]:
     canonical = {canonical: key for key, canonical in fit.aliased.items()}
     lines = []
-    for key in _TELLTALES.get(layout.name, ()):
+    for key in layout.telltales:
         name = canonical.get(key, key)
         shape = tensors.get(name)
         if shape is not None and layout.specs[key].accepts(shape):
