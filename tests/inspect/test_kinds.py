@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stockpot.checkpoints import open_checkpoint
+from stockpot.checkpoints import GeneratedSource, open_checkpoint
 from stockpot.inspect import Inspection, identify, inspect_checkpoint, inspect_path
 from stockpot.layouts import Shape, get_layout
 from stockpot.zoo import ZooNotInstalled, extras, family, zoo_path
@@ -110,6 +110,21 @@ def test_models_with_more_inputs(n: int, purpose: str, seen: Callable[..., Inspe
     bare = {key.removeprefix(UNET): s for key, s in shapes_of("sd1", "unet").items()}
     found = seen({**bare, FIRST.removeprefix(UNET): (320, n, 3, 3)})
     assert found.traits.purpose == purpose
+
+
+@pytest.mark.parametrize(("name", "key"), [
+    ("sd1", "cond_stage_model.transformer.text_model.embeddings.position_ids"),
+    ("sdxl", "conditioner.embedders.0.transformer.text_model.embeddings.position_ids"),
+])  # fmt: skip
+def test_position_ids_of_real_shapes(
+    name: str, key: str, shaped: Callable[..., GeneratedSource]
+) -> None:
+    te = "te" if name == "sd1" else "te0"
+    found = inspect_checkpoint(shaped(shapes_of(name), counters=[key]))
+    assert found.traits.position_ids == {te: "right"} and found.problems == ()
+    found = inspect_checkpoint(shaped({**shapes_of(name), key: (1, 77)}))
+    assert found.traits.position_ids == {te: "float"}
+    assert [(p.code, p.where) for p in found.problems] == [("position-ids-float", key)]
 
 
 def test_markers_and_metadata_say_what_it_predicts(seen: Callable[..., Inspection]) -> None:

@@ -199,9 +199,7 @@ def test_a_plan_says_what_would_be_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
-def test_real_shapes(
-    name: str, shaped: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_real_shapes(name: str, tmp_path: Path) -> None:
     """Only the VAE and small tensors of each: names and shapes are what differs."""
     specs = {
         key: spec

@@ -73,7 +73,7 @@ def precision(found: Inspection) -> str:
     """
     counts: dict[str, int] = {}
     for name, facts in found.components.items():
-        if name not in ("other", "unknown") or len(found.components) == 1:
+        if name not in ("other", "unknown", "ema") or len(found.components) == 1:
             for dtype, number in facts.dtypes.items():
                 if DTYPES[dtype].is_float:
                     counts[dtype] = counts.get(dtype, 0) + number

@@ -42,9 +42,17 @@ def print_json(value: Any) -> None:
     """Print a value as JSON on stdout.
 
     Args:
-        value: Plain data.
+        value: Plain data; text in it may come from files.
     """
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if not text.isprintable():
+        # JSON lets direction-changing characters through, and halves of pairs cannot be printed.
+        text = "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+    typer.echo(text)
+
+
+def _escaped(character: str) -> str:
+    return json.dumps(character)[1:-1]
 
 
 def note(text: str) -> None:
