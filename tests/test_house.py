@@ -65,15 +65,17 @@ def _silent(body: list[ast.stmt]) -> Iterator[str]:
 
 PUBLIC = {
     "stockpot.checkpoints": (
-        "DTYPES DType FileHashes FileSink GeneratedSource Header JoinedSource MemorySink "
-        "MemorySource SafetensorsFile Sink Source TensorInfo content_hash encode_header file_bytes "
-        "file_hashes free_bytes get_dtype hash_tensors in_file_order open_checkpoint read_header"
+        "Arrangement DTYPES DType FileHashes FileSink FolderSink GeneratedSource Header "
+        "JoinedSource MemorySink MemorySource Place RenamingSink Run SafetensorsFile Sink Source "
+        "TensorInfo View Viewed content_hash encode_header file_bytes file_hashes free_bytes "
+        "get_dtype hash_tensors in_file_order open_checkpoint read_header"
     ),
     "stockpot.methods": "HAS_COMPILED_KERNEL Row RowFacts combine find_nonfinite",
     "stockpot.engine": (
-        "DEFAULT_MEMORY Chunking Digests History InputRecord MergeResult Plan Progress "
-        "ProgressCallback Settings Step TensorPlan Term make_plan merge merge_in_memory open_pool "
-        "parse_size read_history run_plan size_text take_chunks"
+        "DEFAULT_MEMORY FORMS SWAPPABLE Chunking Digests Form History InputRecord MergeResult Plan "
+        "Progress ProgressCallback Settings Step TensorPlan Term convert extract make_plan merge "
+        "merge_in_memory open_pool parse_size prune read_history run_plan size_text swap "
+        "take_chunks unprune"
     ),
     "stockpot.compare": "ComponentFacts Inspection inspect_checkpoint",
     "stockpot.errors": (

@@ -16,7 +16,7 @@ from stockpot.checkpoints import (
     hash_tensors,
 )
 from stockpot.errors import Problem
-from stockpot.layouts import Detection, detect
+from stockpot.layouts import Detection, as_checkpoint, detect
 
 __all__ = ["ComponentFacts", "Inspection", "inspect_checkpoint"]
 
@@ -130,6 +130,8 @@ def inspect_checkpoint(
         >>> found.detection.layout.name, found.components["model"].n_params
         ('generic', 2)
     """
+    single = isinstance(source, SafetensorsFile)
+    source = as_checkpoint(source)
     detection = detect({key: info.shape for key, info in source.tensors.items()})
     layout = detection.layout
     digests = hash_tensors(source, progress=progress) if hashes else None
@@ -149,7 +151,6 @@ def inspect_checkpoint(
             dict(Counter(info.dtype.name for info in infos.values()).most_common()),
             content_hash(infos, digests, layout.relative_key) if digests else None,
         )
-    single = isinstance(source, SafetensorsFile)
     return Inspection(
         source.name,
         detection,

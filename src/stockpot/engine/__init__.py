@@ -1,6 +1,8 @@
 """From a recipe and a memory budget to a merged checkpoint: plan, stream panels, write in place."""
 
 from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, parse_size, size_text, take_chunks
+from stockpot.engine.components import SWAPPABLE, convert, extract, prune, swap, unprune
+from stockpot.engine.forms import FORMS, Form
 from stockpot.engine.history import History, InputRecord, Step, read_history
 from stockpot.engine.merging import MergeResult, Settings, merge, merge_in_memory, open_pool
 from stockpot.engine.plan import Plan, TensorPlan, Term, make_plan
@@ -8,8 +10,11 @@ from stockpot.engine.running import Digests, Progress, ProgressCallback, run_pla
 
 __all__ = [
     "DEFAULT_MEMORY",
+    "FORMS",
+    "SWAPPABLE",
     "Chunking",
     "Digests",
+    "Form",
     "History",
     "InputRecord",
     "MergeResult",
@@ -20,13 +25,18 @@ __all__ = [
     "Step",
     "TensorPlan",
     "Term",
+    "convert",
+    "extract",
     "make_plan",
     "merge",
     "merge_in_memory",
     "open_pool",
     "parse_size",
+    "prune",
     "read_history",
     "run_plan",
     "size_text",
+    "swap",
     "take_chunks",
+    "unprune",
 ]

@@ -6,11 +6,10 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stockpot.checkpoints import (
-    FileSink,
     MemorySink,
     MemorySource,
     Source,
@@ -20,6 +19,7 @@ from stockpot.checkpoints import (
     open_checkpoint,
 )
 from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, size_text, take_chunks
+from stockpot.engine.forms import Form, arranged, make_sink
 from stockpot.engine.plan import Plan, make_plan
 from stockpot.engine.provenance import (
     component_hashes,
@@ -136,6 +136,7 @@ def merge(
     folder: str | os.PathLike[str] = ".",
     sources: Mapping[str, Source] | None = None,
     dtype: str | Mapping[str, str] | None = None,
+    form: Form = "checkpoint",
     settings: Settings = Settings(),  # noqa: B008 - frozen
     progress: ProgressCallback | None = None,
 ) -> MergeResult:
@@ -148,6 +149,8 @@ def merge(
         sources: Open checkpoints by name, instead of the pool's files.
         dtype: Element type of the output, one for all or by component; by default what the recipe
             says, else what the inputs share.
+        form: In which form it is written: ``checkpoint``, or ``bare``: a file of one component,
+            its keys without the component's prefix.
         settings: Memory, threads, checks.
         progress: Is told how far the merge is.
 
@@ -177,24 +180,30 @@ def merge(
                 output,
                 sources=opened,
                 dtype=dtype,
+                form=form,
                 settings=settings,
                 progress=progress,
             )
     start = time.monotonic()
     path = Path(output)
-    plan = make_plan(recipe, sources, dtype)
-    chunking = _chunking(plan, settings)
+    plan, arrangement = arranged(make_plan(recipe, sources, dtype), form)
+    # A tensor that is cut or transposed on its way out is held whole.
+    held = settings.n_threads * (arrangement.buffer_bytes(plan.infos) if arrangement else 0)
+    chunking = _chunking(plan, replace(settings, memory=settings.memory - held))
     ancestry = trace(plan)
     metadata = stand_in(plan, ancestry, settings.hashes)
-    n_bytes = file_bytes(plan.infos, metadata)
+    if arrangement is None:
+        n_bytes = file_bytes(plan.infos, metadata)
+    else:
+        n_bytes = arrangement.n_bytes(plan.infos, metadata)
     _check_output(plan, path, n_bytes)
-    sink = FileSink(
+    sink = make_sink(
         path,
-        plan.infos,
+        plan,
+        arrangement,
         metadata,
         overwrite=settings.overwrite,
         verify=settings.verify,
-        plan=plan.digest,
     )
     try:
         digests = run_plan(

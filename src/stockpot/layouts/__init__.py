@@ -1,7 +1,8 @@
 """What a key means: architecture, component, block; and block-weight profiles.
 
 Nothing here knows of values: layouts speak of keys and shapes, so that a file can be understood
-from its header alone, and importing this package loads no tensor library.
+from its header alone, and importing this package loads no tensor library. What other programs call
+the same keys is seen through views (`as_checkpoint`).
 
 Example:
     >>> from stockpot.layouts import detect, get_layout
@@ -30,6 +31,7 @@ from stockpot.layouts.profiles import (
     spread,
     supermerger_26_to_20,
 )
+from stockpot.layouts.views import as_checkpoint, moved, part_of, restricted
 
 __all__ = [
     "LAYOUTS",
@@ -44,11 +46,15 @@ __all__ = [
     "Profile",
     "Row",
     "Shape",
+    "as_checkpoint",
     "counter_values",
     "detect",
     "get_layout",
     "get_profile",
+    "moved",
+    "part_of",
     "profiles_for",
+    "restricted",
     "spread",
     "supermerger_26_to_20",
 ]

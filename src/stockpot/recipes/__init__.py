@@ -28,6 +28,7 @@ from .functions import FUNCTIONS, RESERVED, Function
 from .grammar import parse_expression
 from .guessing import likely_layout
 from .linting import Finding, lint
+from .naming import name_files, name_of_file
 from .pictures import draw_graph, draw_shares
 from .printing import print_expression
 from .reading import parse_recipe, read_recipe
@@ -74,6 +75,8 @@ __all__ = [
     "mean",
     "model",
     "models_below",
+    "name_files",
+    "name_of_file",
     "parse_expression",
     "parse_recipe",
     "print_expression",
