@@ -10,6 +10,7 @@ def test_public_names() -> None:
     assert stockpot.layouts.__all__ == [
         "LAYOUTS",
         "PROFILES",
+        "SCHEDULER_FILE",
         "Cell",
         "Component",
         "Detection",
@@ -23,6 +24,8 @@ def test_public_names() -> None:
         "as_checkpoint",
         "counter_values",
         "detect",
+        "diffusers_files",
+        "diffusers_places",
         "get_layout",
         "get_profile",
         "moved",

@@ -126,11 +126,12 @@ def test_later_functions_are_kept() -> None:
 
 def test_public_names() -> None:
     assert stockpot.recipes.__all__ == [
-        "DTYPES", "FUNCTIONS", "MIX_KEYS", "POOL", "RESERVED", "STATUSES", "Call", "Difference",
+        "DTYPES", "FORMS", "FUNCTIONS", "MIX_KEYS", "POOL", "RESERVED", "STATUSES", "Call",
+        "Difference",
         "Expr", "Finding", "Fold", "Function", "Items", "MissingModelError", "Name", "Number",
         "Origin", "PoolEntry", "Recipe", "Save", "TableRow", "Text", "add_difference", "blocks",
         "call", "canonical", "compare_folds", "draw_graph", "draw_shares", "export_recipe",
         "fold", "glob", "lerp", "likely_layout", "linear", "lint", "make_recipe", "mean", "model",
-        "models_below", "name_files", "name_of_file", "parse_expression", "parse_recipe", "print_expression", "read_recipe",
-        "search", "weighted_sum",
+        "models_below", "name_files", "name_of_file", "parse_expression", "parse_recipe",
+        "print_expression", "read_recipe", "search", "weighted_sum",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""``stockpot swap``, ``extract``, ``inject``, ``prune`` and ``unprune``: work on parts of a model.
+"""``stockpot swap``, ``extract``, ``inject``, ``prune``, ``unprune`` and ``convert``.
 
 All are recipes: what they write says how it was made.
 """
@@ -28,6 +28,7 @@ __all__ = ["extract_component", "inject_components", "prune_model", "swap_compon
            "unprune_model"]  # fmt: skip
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint or diffusers folder.")]
+_FOREIGN = (".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
 Output = Annotated[Path, typer.Option("-o", "--output", help="The new file.")]
 
 
@@ -157,3 +158,46 @@ def unprune_model(
 
     settings = settings_of(memory, threads, overwrite)
     run_recipe(unprune(model, base), output, Path(), dtype, settings, dry_run, json_)
+
+
+def convert_model(
+    model: Model,
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="A .safetensors file, or else a new diffusers folder."),
+    ],
+    dtype: Dtype = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a folder: a diffusers folder to take tokenizers, configurations and the "
+            "scheduler's file from."
+        ),
+    ] = None,
+    prediction: Annotated[
+        str | None,
+        typer.Option(
+            help="For a folder: epsilon or v_prediction; by default what the model's marker says."
+        ),
+    ] = None,
+    memory: Memory = "1GiB",
+    threads: Threads = 0,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Write a model in another type, or as a single file or a diffusers folder."""
+    from stockpot.engine import Pipeline, convert
+
+    form: Form = "checkpoint" if output.suffix == ".safetensors" else "diffusers"
+    if output.suffix.lower() in _FOREIGN:
+        raise typer.BadParameter(
+            f"stockpot writes .safetensors files and diffusers folders, no {output.suffix}"
+        )
+    if form == "checkpoint" and (config is not None or prediction is not None):
+        raise typer.BadParameter("--config and --prediction belong to a diffusers folder")
+    if prediction not in (None, "epsilon", "v_prediction"):
+        raise typer.BadParameter("--prediction must be epsilon or v_prediction")
+    pipeline = Pipeline(config, prediction)
+    settings = settings_of(memory, threads, overwrite)
+    run_recipe(convert(model), output, Path(), dtype, settings, dry_run, json_, form, pipeline)

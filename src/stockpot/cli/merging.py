@@ -12,7 +12,7 @@ from stockpot.cli.recipe_files import read_any
 from stockpot.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
-    from stockpot.engine import Form, MergeResult, Plan, Settings
+    from stockpot.engine import Form, MergeResult, Pipeline, Plan, Settings
     from stockpot.recipes import Recipe
 
 __all__ = [
@@ -223,7 +223,8 @@ def run_recipe(
     settings: Settings,
     dry_run: bool,
     json_: bool,
-    form: Form = "checkpoint",
+    form: Form | None = None,
+    pipeline: Pipeline | None = None,
 ) -> None:
     """Run a recipe, or show what it would do.
 
@@ -235,14 +236,17 @@ def run_recipe(
         settings: How to run.
         dry_run: Check and print the plan only.
         json_: Print JSON.
-        form: In which form the result is written.
+        form: In which form the result is written; None: as the recipe says.
+        pipeline: What a diffusers folder holds besides weights.
     """
-    from stockpot.engine import make_plan, merge, open_pool
+    from stockpot.engine import Pipeline, arranged, in_form, make_plan, merge, open_pool
 
-    dtype = dtypes_of(dtypes)
+    dtype, pipeline = dtypes_of(dtypes), pipeline or Pipeline()
     if dry_run:
         with open_pool(recipe, folder) as sources:
-            _show_plan(make_plan(recipe, sources, dtype), json_)
+            wanted = in_form(recipe, form) if form else recipe
+            plan, _ = arranged(make_plan(wanted, sources, dtype), pipeline)
+            _show_plan(plan, json_)
         return
     with shown_progress() as progress:
         result = merge(
@@ -251,6 +255,7 @@ def run_recipe(
             folder=folder,
             dtype=dtype,
             form=form,
+            pipeline=pipeline,
             settings=settings,
             progress=progress,
         )

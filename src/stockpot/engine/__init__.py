@@ -2,7 +2,7 @@
 
 from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, parse_size, size_text, take_chunks
 from stockpot.engine.components import SWAPPABLE, convert, extract, prune, swap, unprune
-from stockpot.engine.forms import FORMS, Form
+from stockpot.engine.forms import Form, Pipeline, arranged, in_form
 from stockpot.engine.history import History, InputRecord, Step, read_history
 from stockpot.engine.merging import MergeResult, Settings, merge, merge_in_memory, open_pool
 from stockpot.engine.plan import Plan, TensorPlan, Term, make_plan
@@ -10,7 +10,6 @@ from stockpot.engine.running import Digests, Progress, ProgressCallback, run_pla
 
 __all__ = [
     "DEFAULT_MEMORY",
-    "FORMS",
     "SWAPPABLE",
     "Chunking",
     "Digests",
@@ -18,6 +17,7 @@ __all__ = [
     "History",
     "InputRecord",
     "MergeResult",
+    "Pipeline",
     "Plan",
     "Progress",
     "ProgressCallback",
@@ -25,8 +25,10 @@ __all__ = [
     "Step",
     "TensorPlan",
     "Term",
+    "arranged",
     "convert",
     "extract",
+    "in_form",
     "make_plan",
     "merge",
     "merge_in_memory",

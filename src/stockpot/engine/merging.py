@@ -19,7 +19,7 @@ from stockpot.checkpoints import (
     open_checkpoint,
 )
 from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, size_text, take_chunks
-from stockpot.engine.forms import Form, arranged, make_sink
+from stockpot.engine.forms import Form, Pipeline, arranged, in_form, make_sink
 from stockpot.engine.plan import Plan, make_plan
 from stockpot.engine.provenance import (
     component_hashes,
@@ -136,7 +136,8 @@ def merge(
     folder: str | os.PathLike[str] = ".",
     sources: Mapping[str, Source] | None = None,
     dtype: str | Mapping[str, str] | None = None,
-    form: Form = "checkpoint",
+    form: Form | None = None,
+    pipeline: Pipeline = Pipeline(),  # noqa: B008 - frozen
     settings: Settings = Settings(),  # noqa: B008 - frozen
     progress: ProgressCallback | None = None,
 ) -> MergeResult:
@@ -149,8 +150,10 @@ def merge(
         sources: Open checkpoints by name, instead of the pool's files.
         dtype: Element type of the output, one for all or by component; by default what the recipe
             says, else what the inputs share.
-        form: In which form it is written: ``checkpoint``, or ``bare``: a file of one component,
-            its keys without the component's prefix.
+        form: In which form it is written: ``checkpoint``; ``bare``: a file of one component, its
+            keys without the component's prefix; ``diffusers``: a folder. By default what the
+            recipe says, else ``checkpoint``.
+        pipeline: What a diffusers folder holds besides weights.
         settings: Memory, threads, checks.
         progress: Is told how far the merge is.
 
@@ -181,12 +184,15 @@ def merge(
                 sources=opened,
                 dtype=dtype,
                 form=form,
+                pipeline=pipeline,
                 settings=settings,
                 progress=progress,
             )
     start = time.monotonic()
     path = Path(output)
-    plan, arrangement = arranged(make_plan(recipe, sources, dtype), form)
+    if form is not None:
+        recipe = in_form(recipe, form)
+    plan, arrangement = arranged(make_plan(recipe, sources, dtype), pipeline)
     # A tensor that is cut or transposed on its way out is held whole.
     held = settings.n_threads * (arrangement.buffer_bytes(plan.infos) if arrangement else 0)
     chunking = _chunking(plan, replace(settings, memory=settings.memory - held))

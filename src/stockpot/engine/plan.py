@@ -26,7 +26,7 @@ from stockpot.layouts import (
     detect,
     get_layout,
 )
-from stockpot.recipes import MIX_KEYS, Fold, MissingModelError, Recipe, Save, fold
+from stockpot.recipes import MIX_KEYS, Fold, MissingModelError, Recipe, fold
 
 __all__ = ["Plan", "TensorPlan", "Term", "make_plan"]
 
@@ -156,7 +156,7 @@ def make_plan(
             if isinstance(dtype, str)
             else {name: get_dtype(kind).spoken for name, kind in dtype.items()}
         )
-        recipe = replace(recipe, save=Save(recipe.save.file, spoken))
+        recipe = replace(recipe, save=replace(recipe.save, dtype=spoken))
     layout = _common_layout(deciding(recipe, detections))
     folded = fold(recipe, layout)
     absent = [

@@ -22,7 +22,7 @@ from stockpot.engine.history import (
 from stockpot.engine.plan import Plan
 from stockpot.engine.running import Digests
 from stockpot.errors import CheckpointError, Problem
-from stockpot.recipes import PoolEntry, Recipe, Save, canonical
+from stockpot.recipes import PoolEntry, Recipe, canonical
 
 __all__ = [
     "Ancestry",
@@ -259,7 +259,7 @@ def _portable(recipe: Recipe) -> Recipe:
     """The recipe without paths; entries keep their names, which the expressions use."""
     recipe = canonical(recipe)
     pool = {name: PoolEntry(f"{name}.safetensors", recipe.pool[name].hash) for name in recipe.pool}
-    return replace(recipe, pool=pool, save=Save(None, recipe.save.dtype))
+    return replace(recipe, pool=pool, save=replace(recipe.save, file=None))
 
 
 _ARCHITECTURES = {

@@ -23,6 +23,7 @@ from stockpot.layouts._base import (
 from stockpot.layouts._layout import Fit, Layout
 from stockpot.layouts.architectures import LAYOUTS, get_layout
 from stockpot.layouts.detection import Detection, detect
+from stockpot.layouts.diffusers_folder import SCHEDULER_FILE, diffusers_files, diffusers_places
 from stockpot.layouts.profiles import (
     PROFILES,
     Profile,
@@ -36,6 +37,7 @@ from stockpot.layouts.views import as_checkpoint, moved, part_of, restricted
 __all__ = [
     "LAYOUTS",
     "PROFILES",
+    "SCHEDULER_FILE",
     "Cell",
     "Component",
     "Detection",
@@ -49,6 +51,8 @@ __all__ = [
     "as_checkpoint",
     "counter_values",
     "detect",
+    "diffusers_files",
+    "diffusers_places",
     "get_layout",
     "get_profile",
     "moved",

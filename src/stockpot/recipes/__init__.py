@@ -19,7 +19,17 @@ from .building import (
     weighted_sum,
 )
 from .canonical import canonical
-from .document import DTYPES, MIX_KEYS, STATUSES, Origin, PoolEntry, Recipe, Save, make_recipe
+from .document import (
+    DTYPES,
+    FORMS,
+    MIX_KEYS,
+    STATUSES,
+    Origin,
+    PoolEntry,
+    Recipe,
+    Save,
+    make_recipe,
+)
 from .errors import MissingModelError
 from .exporters import export_recipe
 from .expressions import Call, Expr, Items, Name, Number, Text
@@ -36,6 +46,7 @@ from .renaming import models_below
 
 __all__ = [
     "DTYPES",
+    "FORMS",
     "FUNCTIONS",
     "MIX_KEYS",
     "POOL",
