@@ -72,10 +72,10 @@ PUBLIC = {
     ),
     "stockpot.methods": "HAS_COMPILED_KERNEL Row RowFacts combine find_nonfinite",
     "stockpot.engine": (
-        "DEFAULT_MEMORY SWAPPABLE Chunking Digests Form History InputRecord MergeResult "
-        "Pipeline Plan Progress ProgressCallback Settings Step TensorPlan Term arranged convert "
-        "extract in_form make_plan merge merge_in_memory open_pool parse_size prune read_history "
-        "run_plan size_text swap take_chunks unprune"
+        "DEFAULT_MEMORY SWAPPABLE Ancestor Chunking Digests Form History InputRecord MergeResult "
+        "Pipeline Plan Progress ProgressCallback Settings Step TensorPlan Term arranged "
+        "compare_shares convert extract in_form make_plan merge merge_in_memory open_pool "
+        "parse_size prune read_history run_plan shares_of size_text swap take_chunks unprune"
     ),
     "stockpot.compare": "ComponentFacts Inspection inspect_checkpoint",
     "stockpot.errors": (

@@ -93,3 +93,50 @@ def test_mistakes(folder: Path, arguments: list[str], code: int, message: str) -
     assert (result.returncode, "Traceback" in result.stderr) == (code, False)
     assert message in " ".join(result.stderr.replace("│", " ").split())
     assert {path.name for path in folder.iterdir()} == {"a.safetensors", "b.safetensors"}
+
+
+def test_recipe_same_sees_through_the_order_of_steps(folder: Path) -> None:
+    def run(*arguments: str) -> str:
+        result = stockpot(*arguments, folder=folder)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    run("convert", "a.safetensors", "-o", "base.safetensors", "--dtype", "te=bf16")
+    run("mean", "a.safetensors", "b.safetensors", "-o", "ab.safetensors")
+    run("swap", "ab.safetensors", "--te", "base.safetensors", "-o", "after.safetensors")
+    for name in "ab":
+        run("swap", f"{name}.safetensors", "--te", "base.safetensors", "-o", f"r{name}.safetensors")
+    run("mean", "ra.safetensors", "rb.safetensors", "-o", "before.safetensors")
+    assert "the same model" in run("recipe", "same", "after.safetensors", "before.safetensors")
+    differs = stockpot("recipe", "diff", "ab.safetensors", "before.safetensors", folder=folder)
+    assert differs.returncode == 1
+    assert "te.embeddings … te.final" in differs.stdout and "unet" not in differs.stdout
+
+
+def test_convert_to_a_folder_and_back(folder: Path) -> None:
+    made = stockpot("convert", "a.safetensors", "-o", "a", "--json", folder=folder)
+    assert made.returncode == 0, made.stderr
+    assert "has no tokenizer" in made.stderr
+    back = stockpot("convert", "a", "-o", "back.safetensors", "--json", folder=folder)
+    hashes = [json.loads(result.stdout)["content_hash"] for result in (made, back)]
+    assert hashes[0] == hashes[1]
+    told = stockpot("recipe", "of", "back.safetensors", folder=folder)
+    assert told.stdout.count("model = a") == 2  # both steps, though neither changed a weight
+    seen = json.loads(stockpot("inspect", "a", "--json", folder=folder).stdout)
+    assert seen[0]["architecture"] == "zoo" and not seen[0]["problems"]
+    again = stockpot("convert", "b.safetensors", "-o", "a", "--overwrite", folder=folder)
+    assert again.returncode == 1 and "a folder is never replaced" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "x.ckpt"], "no .ckpt"),
+        (["-o", "x.safetensors", "--prediction", "epsilon"], "belong to a diffusers folder"),
+        (["-o", "x", "--prediction", "noise"], "must be epsilon or v_prediction"),
+    ],
+)
+def test_convert_refuses(folder: Path, arguments: list[str], message: str) -> None:
+    result = stockpot("convert", "a.safetensors", *arguments, folder=folder)
+    assert result.returncode == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())

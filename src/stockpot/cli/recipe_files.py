@@ -9,11 +9,12 @@ from stockpot.cli.output import note
 from stockpot.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
+    from stockpot.engine import History
     from stockpot.layouts import Layout
     from stockpot.recipes import Fold, Recipe
     from stockpot.recipes.importers import Imported
 
-__all__ = ["find_layout", "fold_any", "read_any", "uses_of", "write_text"]
+__all__ = ["find_layout", "fold_any", "history_in", "read_any", "uses_of", "write_text"]
 
 
 def read_any(path: Path, make: str | None = None) -> Imported:
@@ -48,6 +49,23 @@ def _inside(path: Path) -> Imported:
     if "stockpot.recipe" in metadata:
         return import_text(metadata["stockpot.recipe"], f"{path}: stockpot.recipe")
     return import_metadata(metadata, str(path))
+
+
+def history_in(path: Path) -> History | None:
+    """Read how a checkpoint was made, if it says so with hashes.
+
+    Args:
+        path: What the user named; a recipe has no history.
+    """
+    from stockpot.checkpoints import open_checkpoint
+    from stockpot.engine import read_history
+
+    is_pipeline = path.is_dir() and (path / "model_index.json").exists()
+    if path.suffix.lower() != ".safetensors" and not is_pipeline:
+        return None
+    with open_checkpoint(path) as source:
+        history = read_history(source.metadata, source.name)
+    return history if history is not None and history.last.content is not None else None
 
 
 def find_layout(imported: Imported, folder: Path, name: str | None, *, strict: bool) -> Layout:

@@ -2,6 +2,7 @@
 
 from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, parse_size, size_text, take_chunks
 from stockpot.engine.components import SWAPPABLE, convert, extract, prune, swap, unprune
+from stockpot.engine.composing import Ancestor, compare_shares, shares_of
 from stockpot.engine.forms import Form, Pipeline, arranged, in_form
 from stockpot.engine.history import History, InputRecord, Step, read_history
 from stockpot.engine.merging import MergeResult, Settings, merge, merge_in_memory, open_pool
@@ -11,6 +12,7 @@ from stockpot.engine.running import Digests, Progress, ProgressCallback, run_pla
 __all__ = [
     "DEFAULT_MEMORY",
     "SWAPPABLE",
+    "Ancestor",
     "Chunking",
     "Digests",
     "Form",
@@ -26,6 +28,7 @@ __all__ = [
     "TensorPlan",
     "Term",
     "arranged",
+    "compare_shares",
     "convert",
     "extract",
     "in_form",
@@ -37,6 +40,7 @@ __all__ = [
     "prune",
     "read_history",
     "run_plan",
+    "shares_of",
     "size_text",
     "swap",
     "take_chunks",
