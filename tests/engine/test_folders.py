@@ -113,7 +113,11 @@ def test_the_marker_goes_into_the_schedulers_file_and_comes_back(
     save: Save, model: Model, tmp_path: Path
 ) -> None:
     tensors = model("unet", "te", "vae") | {"v_pred": torch.zeros(1), "betas": torch.zeros(1000)}
-    made = to_folder(save("v", tensors), tmp_path / "folder")
+    average = {"model_ema.diffusion_modelout2bias": torch.ones(4)}
+    made = to_folder(save("v", tensors | average), tmp_path / "folder")
+    assert "no place for them: 1 of the keys" in str(made.notes[0]) and "model_ema" in str(
+        made.notes[0]
+    )
     scheduler = json.loads((tmp_path / "folder/scheduler/scheduler_config.json").read_text())
     assert scheduler["prediction_type"] == "v_prediction"
     back = merge(convert(tmp_path / "folder"), tmp_path / "back.safetensors")
@@ -147,7 +151,7 @@ def test_what_sd2_has_and_diffusers_has_not_is_named() -> None:
     assert arrangement is not None
     notes = {problem.code: str(problem) for problem in plan.notes}
     assert notes.keys() == {"no-place", "prediction", "no-tokenizer"}
-    assert "14 keys are left out" in notes["no-place"]
+    assert "no place for them: 14 of the keys" in notes["no-place"]
     assert not any(".resblocks.23." in key for key in plan.tensors)
     assert len(arrangement.places) == len(plan.tensors) == 686 + 280 + 248
     said = arranged(make_plan(recipe, {"a": source}), Pipeline(prediction="epsilon"))[0]

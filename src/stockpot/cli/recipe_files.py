@@ -79,7 +79,7 @@ def find_layout(imported: Imported, folder: Path, name: str | None, *, strict: b
     """
     from stockpot.checkpoints import open_checkpoint
     from stockpot.errors import CheckpointError
-    from stockpot.layouts import detect, get_layout
+    from stockpot.layouts import as_checkpoint, detect, get_layout
     from stockpot.recipes import likely_layout
 
     if name:
@@ -89,7 +89,8 @@ def find_layout(imported: Imported, folder: Path, name: str | None, *, strict: b
         if not entry.is_hole and path.exists():
             try:
                 with open_checkpoint(path) as source:
-                    return detect({k: info.shape for k, info in source.tensors.items()}).layout
+                    tensors = as_checkpoint(source).tensors
+                    return detect({k: info.shape for k, info in tensors.items()}).layout
             except CheckpointError as error:
                 note(f"note: {error}")
     told = imported.facts.layout or likely_layout(imported.recipe)

@@ -163,7 +163,7 @@ def _diffusers(plan: Plan, pipeline: Pipeline) -> tuple[Plan, Arrangement]:
     left_out = [
         key
         for key in tensors
-        if key not in kept and layout.cell_of(key).component not in ("other", "ema")
+        if key not in kept and layout.cell_of(key).component != "other"
         and not _is_counter(plan, key)
     ]  # fmt: skip
     notes = [*plan.notes]
@@ -172,7 +172,7 @@ def _diffusers(plan: Plan, pipeline: Pipeline) -> tuple[Plan, Arrangement]:
         notes.append(
             Problem(
                 "no-place",
-                f"{len(left_out)} keys are left out, because diffusers has no place for them",
+                f"left out, because diffusers has no place for them: {len(left_out)} of the keys",
                 shown,
             )
         )
