@@ -16,7 +16,6 @@ from stockpot.checkpoints import (
     TensorInfo,
     open_checkpoint,
 )
-from stockpot.compare import inspect_checkpoint
 from stockpot.engine import extract, make_plan, merge, prune, read_history, swap, unprune
 from stockpot.errors import LayoutError, PreflightError, UnknownNameError
 from stockpot.layouts import get_layout, part_of
@@ -25,6 +24,7 @@ from stockpot.recipes import model as named
 
 Save = Callable[..., Path]
 Model = Callable[..., dict[str, torch.Tensor]]
+Hashes = Callable[[Path], dict[str, str]]
 PREFIX = {
     "unet": "model.diffusion_model.",
     "te": "cond_stage_model.transformer.",
@@ -38,15 +38,9 @@ def whole(save: Save, model: Model) -> Callable[[str, int], Path]:
     return lambda name, seed: save(name, model("unet", "te", "vae", seed=seed))
 
 
-def hashes(path: Path) -> dict[str, str | None]:
-    with open_checkpoint(path) as source:
-        found = inspect_checkpoint(source, hashes=True)
-    return {name: facts.hash for name, facts in found.components.items()}
-
-
 @pytest.mark.parametrize("component", ["unet", "te", "vae"])
 def test_a_component_has_one_hash_wherever_it_is(
-    component: str, whole: Callable[[str, int], Path], tmp_path: Path
+    component: str, whole: Callable[[str, int], Path], tmp_path: Path, hashes_of: Hashes
 ) -> None:
     a, b = whole("a", 0), whole("b", 1)
     alone = merge(extract(b, component), tmp_path / "alone.safetensors", form="bare").path
@@ -56,14 +50,14 @@ def test_a_component_has_one_hash_wherever_it_is(
         key.removeprefix(prefix) for key in load_file(b) if key.startswith(prefix)
     }
     assert load_file(kept).keys() == {key for key in load_file(b) if key.startswith(prefix)}
-    assert hashes(alone) == hashes(kept) == {component: hashes(b)[component]}
+    assert hashes_of(alone) == hashes_of(kept) == {component: hashes_of(b)[component]}
     outputs = [
         merge(swap(a, {component: donor}), tmp_path / f"{donor.stem}-in-a.safetensors")
         for donor in (b, alone, kept)
     ]
     assert len({output.content_hash for output in outputs}) == 1
-    expected = {**hashes(a), component: hashes(b)[component]}
-    assert all(hashes(output.path) == expected for output in outputs)
+    expected = {**hashes_of(a), component: hashes_of(b)[component]}
+    assert all(hashes_of(output.path) == expected for output in outputs)
 
 
 def test_a_swap_tells_what_came_before(whole: Callable[[str, int], Path], tmp_path: Path) -> None:
@@ -94,15 +88,17 @@ def test_a_new_unet_brings_its_marker_and_the_old_average_goes(
     assert "betas" in load_file(merge(recipe, tmp_path / "out2.safetensors").path)
 
 
-def test_a_donor_may_have_what_the_model_lacks(save: Save, model: Model, tmp_path: Path) -> None:
+def test_a_donor_may_have_what_the_model_lacks(
+    save: Save, model: Model, tmp_path: Path, hashes_of: Hashes
+) -> None:
     pruned, donor = (
         save("pruned", model("unet", "te", seed=0)),
         save("d", model("te", "vae", seed=1)),
     )
     swapped = merge(swap(pruned, {"te": donor}), tmp_path / "te.safetensors")
-    assert set(hashes(swapped.path)) == {"unet", "te"}
+    assert set(hashes_of(swapped.path)) == {"unet", "te"}
     filled = merge(swap(pruned, {"vae": donor}), tmp_path / "vae.safetensors")
-    assert set(hashes(filled.path)) == {"unet", "te", "vae"}
+    assert set(hashes_of(filled.path)) == {"unet", "te", "vae"}
 
 
 def test_prune_leaves_out_averages_and_strange_keys(
@@ -163,7 +159,7 @@ def test_every_half_that_fits_becomes_the_fp8_that_torch_makes(
 
 
 def test_resetting_before_or_after_a_mean_is_the_same(
-    whole: Callable[[str, int], Path], tmp_path: Path
+    whole: Callable[[str, int], Path], tmp_path: Path, hashes_of: Hashes
 ) -> None:
     base, a, b = whole("base", 0), whole("a", 1), whole("b", 2)
 
@@ -176,7 +172,7 @@ def test_resetting_before_or_after_a_mean_is_the_same(
 
     after = reset(mean_of(a, b, "ab"))
     before = mean_of(reset(a), reset(b), "before")
-    assert hashes(after) == hashes(before)
+    assert hashes_of(after) == hashes_of(before)
 
 
 def test_refusals_name_file_and_remedy(

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from stockpot.checkpoints import open_checkpoint
-from stockpot.compare import inspect_checkpoint
 from stockpot.engine import (
     History,
     InputRecord,
@@ -43,11 +42,6 @@ def models(save: Save, model: Model) -> dict[str, Path]:
 def mix(expression: str, x: Path, y: Path, output: str) -> Path:
     recipe = make_recipe(expression, {"x": str(x), "y": str(y)})
     return merge(recipe, x.parent / f"{output}.safetensors").path
-
-
-def component_hash(path: Path) -> str | None:
-    with open_checkpoint(path) as source:
-        return inspect_checkpoint(source, hashes=True).components["unet"].hash
 
 
 def history(path: Path) -> History:
@@ -86,12 +80,14 @@ def test_resetting_and_pruning_before_or_after_a_merge(
     assert content(other) != content(after)
 
 
-def test_shares_are_those_of_the_raw_models(models: dict[str, Path], tmp_path: Path) -> None:
+def test_shares_are_those_of_the_raw_models(
+    models: dict[str, Path], hashes_of: Callable[[Path], dict[str, str]]
+) -> None:
     a, b, base = models.values()
     ab = mix("mean(x, y)", a, b, "ab")
     deep = mix("lerp(x, y, 1/3)", ab, base, "deep")
     row = shares_of(history(deep))[Cell("unet", "IN04")]
-    known = {component_hash(path): path.stem for path in models.values()}
+    known = {hashes_of(path)["unet"]: path.stem for path in models.values()}
     assert {known[found.hash]: share for found, share in row.items()} == {
         "a": Fraction(1, 3), "b": Fraction(1, 3), "base": Fraction(1, 3)
     }  # fmt: skip
