@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stockpot.checkpoints import (
@@ -37,6 +37,7 @@ def read(view: View, key: str, start: int, stop: int) -> list[float]:
     return np.frombuffer(out, "<f4").tolist()
 
 
+@settings(deadline=None)  # a busy machine says nothing of the code
 @given(st.integers(1, 6), st.integers(1, 7), st.data())
 def test_any_range_of_a_transposed_matrix(rows: int, columns: int, data: st.DataObject) -> None:
     matrix = np.arange(rows * columns, dtype=np.float32).reshape(rows, columns)
@@ -62,6 +63,7 @@ def test_a_matrix_larger_than_a_block_is_transposed_in_pieces() -> None:
     assert view.read_bytes("t") == np.ascontiguousarray(expected.T).tobytes()
 
 
+@settings(deadline=None)  # a busy machine says nothing of the code
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.data())
 def test_any_range_of_joined_runs(lengths: list[int], data: st.DataObject) -> None:
     arrays = {f"k{i}": np.arange(n + 2, dtype=np.float32) + 100 * i for i, n in enumerate(lengths)}
