@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stockpot.layouts import get_layout
+from stockpot.checkpoints import content_hash, hash_tensors, open_checkpoint
+from stockpot.layouts import as_checkpoint, detect, get_layout
 
 Save = Callable[..., Path]
 Model = Callable[..., dict[str, torch.Tensor]]
@@ -47,3 +48,24 @@ def model() -> Model:
         }
 
     return make
+
+
+@pytest.fixture
+def hashes_of() -> Callable[[Path], dict[str, str]]:
+    """Hash each component of whatever can be opened, from its bytes."""
+
+    def hash_components(path: Path) -> dict[str, str]:
+        with as_checkpoint(open_checkpoint(path)) as source:
+            layout = detect({key: info.shape for key, info in source.tensors.items()}).layout
+            digests = hash_tensors(source)
+            members: dict[str, list[str]] = {}
+            for key in source.tensors:
+                members.setdefault(layout.cell_of(key).component, []).append(key)
+            return {
+                name: content_hash(
+                    {key: source.tensors[key] for key in keys}, digests, layout.relative_key
+                )
+                for name, keys in members.items()
+            }
+
+    return hash_components

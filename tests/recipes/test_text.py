@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from stockpot.recipes import (
     DTYPES,
+    FORMS,
     MIX_KEYS,
     STATUSES,
     Call,
@@ -149,7 +150,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
     dtype = draw(
         st.none() | dtypes | st.dictionaries(st.sampled_from(MIX_KEYS), dtypes, min_size=1)
     )
-    return Recipe(pool, mix, let, Save(draw(st.none() | texts), dtype), origin=draw(origins))
+    save = Save(draw(st.none() | texts), dtype, draw(st.none() | st.sampled_from(FORMS)))
+    return Recipe(pool, mix, let, save, origin=draw(origins))
 
 
 @given(recipes())

@@ -1,5 +1,6 @@
 """Files in and out, hashes, metadata. This room knows nothing of what keys mean."""
 
+from stockpot.checkpoints.arranged import Arrangement, FolderSink, Place, RenamingSink
 from stockpot.checkpoints.dtypes import DTYPES, DType, get_dtype
 from stockpot.checkpoints.files import JoinedSource, SafetensorsFile, open_checkpoint
 from stockpot.checkpoints.hashes import FileHashes, content_hash, file_hashes, hash_tensors
@@ -9,22 +10,30 @@ from stockpot.checkpoints.sizes import size_text
 from stockpot.checkpoints.sources import GeneratedSource, MemorySource, Source, TensorInfo
 from stockpot.checkpoints.storage import free_bytes
 from stockpot.checkpoints.torch_files import TorchFile
+from stockpot.checkpoints.views import Run, View, Viewed
 
 __all__ = [
     "DTYPES",
+    "Arrangement",
     "DType",
     "FileHashes",
     "FileSink",
+    "FolderSink",
     "GeneratedSource",
     "Header",
     "JoinedSource",
     "MemorySink",
     "MemorySource",
+    "Place",
+    "RenamingSink",
+    "Run",
     "SafetensorsFile",
     "Sink",
     "Source",
     "TensorInfo",
     "TorchFile",
+    "View",
+    "Viewed",
     "content_hash",
     "encode_header",
     "file_bytes",

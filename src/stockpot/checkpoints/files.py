@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, final
 
 from stockpot.checkpoints import storage
@@ -22,6 +23,7 @@ _SUFFIXES = (".safetensors", ".bin")
 _TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 _INDEX_SUFFIXES = tuple(f"{suffix}.index.json" for suffix in _SUFFIXES)
 _MOST_INDEX_BYTES = 8_000_000
+_SCHEDULER_FIELDS = ("prediction_type", "rescale_betas_zero_snr")
 _SHARD_PREFERENCE = ("", ".fp16", ".bf16")
 
 
@@ -89,21 +91,27 @@ class JoinedSource(Source):
     Args:
         name: What to call the whole in messages.
         parts: Prefix and source of each part.
+        metadata: To add to the parts' own.
 
     Raises:
         CheckpointError: Two parts hold the same key.
     """
 
-    def __init__(self, name: str, parts: list[tuple[str, Source]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        parts: list[tuple[str, Source]],
+        metadata: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.name = name
         self._parts = [part for _, part in parts]
         self.files = tuple(file for part in self._parts for file in part.files)
         self.notes = tuple(f"{part.name}: {note}" for part in self._parts for note in part.notes)
         self._owner: dict[str, tuple[Source, str]] = {}
         tensors: dict[str, TensorInfo] = {}
-        metadata: dict[str, str] = {}
+        joined: dict[str, str] = {}
         for prefix, part in parts:
-            metadata |= part.metadata
+            joined |= part.metadata
             for key, info in part.tensors.items():
                 full = prefix + key
                 if full in tensors:
@@ -111,7 +119,7 @@ class JoinedSource(Source):
                 tensors[full] = TensorInfo(full, info.dtype, info.shape)
                 self._owner[full] = (part, key)
         self.tensors = tensors
-        self.metadata = metadata
+        self.metadata = {**joined, **metadata}
 
     def read_into(self, key: str, start: int, stop: int, out: memoryview) -> None:
         """Read from the part that has the tensor; see `Source.read_into`."""
@@ -132,7 +140,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Source:
         path: A file of safetensors or of ``torch.save`` (``.ckpt``, ``.pt``, ``.bin``), told apart
             by their first bytes; the ``.index.json`` of a sharded one; a diffusers
             folder (one with ``model_index.json``), whose keys get the component's folder as a
-            prefix, such as ``unet/conv_in.weight``; or a folder with one index or one file.
+            prefix, such as ``unet/conv_in.weight``, and whose scheduler's facts stand in the
+            metadata under ``diffusers.``; or a folder with one index or one file.
 
     Returns:
         The checkpoint, open; close it, or use it in a ``with``. Its notes say if a file's name
@@ -184,7 +193,7 @@ def _open_folder(folder: Path) -> Source:
                     f"{folder}: the diffusers folder must hold .safetensors or .bin files, but "
                     "has none; save it with safe_serialization=True"
                 )
-            return JoinedSource(str(folder), parts)
+            return JoinedSource(str(folder), parts, _scheduler_facts(folder))
         except BaseException:
             for _, part in parts:
                 part.close()
@@ -237,15 +246,33 @@ def _open_index(path: Path) -> Source:
     return joined
 
 
-def _weight_map(path: Path) -> Mapping[str, str]:
+def _scheduler_facts(folder: Path) -> dict[str, str]:
+    """What a pipeline's UNet predicts stands beside it, in words."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    if not path.is_file():
+        return {}
+    config = _read_json(path, "scheduler's file")
+    found = {}
+    for field in _SCHEDULER_FIELDS:
+        value = config.get(field) if isinstance(config, dict) else None
+        if isinstance(value, str | bool):
+            found[f"diffusers.{field}"] = str(value).lower()
+    return found
+
+
+def _read_json(path: Path, what: str) -> Any:
     try:
         if path.stat().st_size > _MOST_INDEX_BYTES:
-            raise HeaderError(f"{path}: an index may have {_MOST_INDEX_BYTES} bytes")
-        index: Any = json.loads(path.read_text(encoding="utf-8"))
+            raise HeaderError(f"{path}: an {what} may have {_MOST_INDEX_BYTES} bytes")
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(f"{path}: the index cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"{path}: the {what} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise HeaderError(f"{path}: the index is not JSON: {error}") from error
+        raise HeaderError(f"{path}: the {what} is not JSON: {error}") from error
+
+
+def _weight_map(path: Path) -> Mapping[str, str]:
+    index = _read_json(path, "index")
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise HeaderError(f"{path}: an index must have a weight_map of keys to files")

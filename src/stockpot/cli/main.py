@@ -13,7 +13,16 @@ from typing import Annotated
 import typer
 
 import stockpot
-from stockpot.cli import inspecting, merging, recipes, repairing, replaying, showing, telling
+from stockpot.cli import (
+    components,
+    inspecting,
+    merging,
+    recipes,
+    repairing,
+    replaying,
+    showing,
+    telling,
+)
 from stockpot.cli.output import safe_text
 from stockpot.errors import StockpotError
 
@@ -30,6 +39,12 @@ app = typer.Typer(
 app.command("inspect")(inspecting.inspect_files)
 app.command("mean")(merging.mean_of_files)
 app.command("merge")(merging.merge_recipe)
+app.command("swap")(components.swap_components)
+app.command("extract")(components.extract_component)
+app.command("inject")(components.inject_components)
+app.command("prune")(components.prune_model)
+app.command("unprune")(components.unprune_model)
+app.command("convert")(components.convert_model)
 app.command("repair")(repairing.repair_file)
 app.command("verify")(telling.verify_file)
 app.command("replay")(replaying.replay_file)

@@ -12,15 +12,29 @@ from stockpot.cli.recipe_files import read_any
 from stockpot.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
-    from stockpot.engine import MergeResult, Plan, Settings
+    from stockpot.engine import Form, MergeResult, Pipeline, Plan, Settings
     from stockpot.recipes import Recipe
 
-__all__ = ["mean_of_files", "merge_recipe", "settings_of"]
+__all__ = [
+    "Dtype",
+    "DryRun",
+    "Json",
+    "Memory",
+    "Overwrite",
+    "Threads",
+    "dtypes_of",
+    "mean_of_files",
+    "merge_recipe",
+    "run_recipe",
+    "settings_of",
+]
 
 Dtype = Annotated[
-    str | None,
-    typer.Option(help="Element type of the output: fp16, bf16, fp32, fp64, fp8_e4m3, fp8_e5m2. "
-                      "By default what the inputs share."),
+    list[str] | None,
+    typer.Option(metavar="[COMPONENT=]TYPE",
+                 help="Element type of the output: fp16, bf16, fp32, fp64, fp8_e4m3, fp8_e5m2; "
+                      "of a component, as in unet=fp8_e4m3. Repeat it. By default what the "
+                      "inputs share."),
 ]  # fmt: skip
 Memory = Annotated[str, typer.Option(help="Ceiling for buffers, such as 700MB or 4GiB.")]
 Threads = Annotated[int, typer.Option(help="Tensors worked on at once; 0 means one a core.")]
@@ -69,13 +83,13 @@ def mean_of_files(
 
     The order of the files does not matter: the same files give the same bytes.
     """
-    from stockpot.recipes import make_recipe
+    from stockpot.recipes import make_recipe, name_files
 
-    recipe = make_recipe("mean(pool)", _named(files))
+    recipe = make_recipe("mean(pool)", name_files(files))
     settings = settings_of(
         memory, threads, overwrite, hashes, sha256, verify, allow_nonfinite, chunk, kernel
     )
-    _run(recipe, output, Path(), dtype, settings, dry_run, json_)
+    run_recipe(recipe, output, Path(), dtype, settings, dry_run, json_)
 
 
 def merge_recipe(
@@ -135,7 +149,32 @@ def merge_recipe(
     settings = settings_of(
         memory, threads, overwrite, hashes, sha256, verify, allow_nonfinite, chunk, kernel
     )
-    _run(recipe, output, folder, dtype, settings, dry_run, json_)
+    run_recipe(recipe, output, folder, dtype, settings, dry_run, json_)
+
+
+def dtypes_of(values: list[str] | None) -> str | dict[str, str] | None:
+    """Read what was said of element types: one for all, and others for components.
+
+    Args:
+        values: ``TYPE`` or ``COMPONENT=TYPE`` each.
+
+    Returns:
+        What `stockpot.engine.merge` takes.
+
+    Example:
+        >>> dtypes_of(["fp16", "vae=fp32"])
+        {'model': 'fp16', 'vae': 'fp32'}
+    """
+    found: dict[str, str] = {}
+    for value in values or []:
+        component, equals, name = value.partition("=")
+        if not equals:
+            component, name = "model", value
+        if found.setdefault(component, name) != name:
+            raise typer.BadParameter(
+                f"--dtype says two types for {component}: {found[component]} and {name}"
+            )
+    return found["model"] if list(found) == ["model"] else found or None
 
 
 def settings_of(
@@ -188,24 +227,49 @@ def settings_of(
     )
 
 
-def _run(
+def run_recipe(
     recipe: Recipe,
     output: Path,
     folder: Path,
-    dtype: str | None,
+    dtypes: list[str] | None,
     settings: Settings,
     dry_run: bool,
     json_: bool,
+    form: Form | None = None,
+    pipeline: Pipeline | None = None,
 ) -> None:
-    from stockpot.engine import make_plan, merge, open_pool
+    """Run a recipe, or show what it would do.
 
+    Args:
+        recipe: What to make.
+        output: The new file.
+        folder: Where the pool's relative paths start.
+        dtypes: What the user said of element types.
+        settings: How to run.
+        dry_run: Check and print the plan only.
+        json_: Print JSON.
+        form: In which form the result is written; None: as the recipe says.
+        pipeline: What a diffusers folder holds besides weights.
+    """
+    from stockpot.engine import Pipeline, arranged, in_form, make_plan, merge, open_pool
+
+    dtype, pipeline = dtypes_of(dtypes), pipeline or Pipeline()
     if dry_run:
         with open_pool(recipe, folder) as sources:
-            _show_plan(make_plan(recipe, sources, dtype), json_)
+            wanted = in_form(recipe, form) if form else recipe
+            plan, _ = arranged(make_plan(wanted, sources, dtype), pipeline)
+            _show_plan(plan, json_)
         return
     with shown_progress() as progress:
         result = merge(
-            recipe, output, folder=folder, dtype=dtype, settings=settings, progress=progress
+            recipe,
+            output,
+            folder=folder,
+            dtype=dtype,
+            form=form,
+            pipeline=pipeline,
+            settings=settings,
+            progress=progress,
         )
     if settings.verify and not settings.hashes:
         note("note: without hashes only the header was read back and compared")
@@ -259,37 +323,15 @@ def _show_result(result: MergeResult, json_: bool) -> None:
     )
 
 
-def _named(files: list[Path]) -> dict[str, str]:
-    """Name files by their stems; equal stems get numbers, in the order of the whole paths."""
-    from stockpot.recipes import RESERVED
-
-    pool: dict[str, str] = {}
-    for file in sorted(files, key=str):
-        stem = _stem(file)
-        name, number = stem, 2
-        while name in pool or name in RESERVED or not name or "*" in name:
-            name, number = f"{stem.replace('*', '')} ({number})", number + 1
-        pool[name] = str(file)
-    return pool
-
-
-def _stem(file: Path) -> str:
-    if not file.name:
-        file = file.resolve()
-    endings = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
-    for suffix in (*(f"{ending}.index.json" for ending in endings), *endings):
-        if file.name.endswith(suffix):
-            return file.name.removesuffix(suffix)
-    return file.name
-
-
 def _parsed_pool(entries: list[str]) -> dict[str, str]:
+    from stockpot.recipes import name_of_file
+
     pool: dict[str, str] = {}
     problems = []
     for entry in entries:
         name, equals, file = entry.partition("=")
         if not equals:
-            name, file = _stem(Path(entry)), entry
+            name, file = name_of_file(entry), entry
         if name in pool:
             problems.append(
                 Problem("repeated", "a name may stand for one file only", f"--pool {entry}")

@@ -9,11 +9,20 @@ from stockpot.cli.output import note
 from stockpot.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
+    from stockpot.engine import History
     from stockpot.layouts import Layout
     from stockpot.recipes import Fold, Recipe
     from stockpot.recipes.importers import Imported
 
-__all__ = ["find_layout", "fold_any", "predictions_of", "read_any", "uses_of", "write_text"]
+__all__ = [
+    "find_layout",
+    "fold_any",
+    "history_in",
+    "predictions_of",
+    "read_any",
+    "uses_of",
+    "write_text",
+]
 
 
 def read_any(path: Path, make: str | None = None) -> Imported:
@@ -50,6 +59,23 @@ def _inside(path: Path) -> Imported:
     return import_metadata(metadata, str(path))
 
 
+def history_in(path: Path) -> History | None:
+    """Read how a checkpoint was made, if it says so with hashes.
+
+    Args:
+        path: What the user named; a recipe has no history.
+    """
+    from stockpot.checkpoints import open_checkpoint
+    from stockpot.engine import read_history
+
+    is_pipeline = path.is_dir() and (path / "model_index.json").exists()
+    if path.suffix.lower() != ".safetensors" and not is_pipeline:
+        return None
+    with open_checkpoint(path) as source:
+        history = read_history(source.metadata, source.name)
+    return history if history is not None and history.last.content is not None else None
+
+
 def find_layout(imported: Imported, folder: Path, name: str | None, *, strict: bool) -> Layout:
     """Find the architecture: named, or of the pool's files, or what the recipe tells.
 
@@ -61,7 +87,7 @@ def find_layout(imported: Imported, folder: Path, name: str | None, *, strict: b
     """
     from stockpot.checkpoints import open_checkpoint
     from stockpot.errors import CheckpointError
-    from stockpot.layouts import detect, get_layout
+    from stockpot.layouts import as_checkpoint, detect, get_layout
     from stockpot.recipes import likely_layout
 
     if name:
@@ -71,7 +97,8 @@ def find_layout(imported: Imported, folder: Path, name: str | None, *, strict: b
         if not entry.is_hole and path.exists():
             try:
                 with open_checkpoint(path) as source:
-                    return detect({k: info.shape for k, info in source.tensors.items()}).layout
+                    tensors = as_checkpoint(source).tensors
+                    return detect({k: info.shape for k, info in tensors.items()}).layout
             except CheckpointError as error:
                 note(f"note: {error}")
     told = imported.facts.layout or likely_layout(imported.recipe)

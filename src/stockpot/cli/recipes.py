@@ -9,10 +9,17 @@ import typer
 
 from stockpot.cli import recipe_views
 from stockpot.cli.output import note, print_fold, print_json, print_table
-from stockpot.cli.recipe_files import find_layout, fold_any, read_any, uses_of, write_text
+from stockpot.cli.recipe_files import (
+    find_layout,
+    fold_any,
+    history_in,
+    read_any,
+    uses_of,
+    write_text,
+)
 
 if TYPE_CHECKING:
-    from stockpot.recipes import Recipe
+    from stockpot.recipes import Difference, Recipe
 
 __all__ = ["app"]
 
@@ -109,9 +116,10 @@ def fold_recipe(file: File, layout: Layout = None, json_: Json = False) -> None:
 def same(first: File, second: File, layout: Layout = None, json_: Json = False) -> None:
     """Say whether two recipes make the same model, given files with equal sets of keys.
 
-    The exit code is 0 if they do, and 1 if not.
+    Of two checkpoints all steps that led to them count, down to the raw models, which are known
+    by what they hold. The exit code is 0 if they are the same, and 1 if not.
     """
-    _, _, differences = _compared(first, second, layout)
+    differences = _compared(first, second, layout)
     if json_:
         print_json({"same": not differences, "given": "equal key sets", "rows": differences})
     elif differences:
@@ -124,7 +132,7 @@ def same(first: File, second: File, layout: Layout = None, json_: Json = False) 
 @app.command()
 def diff(first: File, second: File, layout: Layout = None, json_: Json = False) -> None:
     """Print where the shares of two recipes differ; the exit code is 1 where they do."""
-    _, _, differences = _compared(first, second, layout)
+    differences = _compared(first, second, layout)
     if json_:
         print_json({"rows": differences})
     elif not differences:
@@ -138,10 +146,14 @@ def diff(first: File, second: File, layout: Layout = None, json_: Json = False) 
     raise typer.Exit(1 if differences else 0)
 
 
-def _compared(
-    first: Path, second: Path, layout: str | None
-) -> tuple[Recipe, Recipe, list[dict[str, object]]]:
+def _compared(first: Path, second: Path, layout: str | None) -> list[dict[str, object]]:
+    from stockpot.engine import compare_shares, shares_of
     from stockpot.recipes import compare_folds, fold
+
+    histories = [history_in(path) for path in (first, second)]
+    if histories[0] and histories[1]:
+        shares = [shares_of(history) for history in histories if history]
+        return [_difference(d) for d in compare_shares(*shares)]
 
     mine, theirs = read_any(first), read_any(second)
     a = find_layout(mine, first.parent, layout, strict=False)
@@ -151,12 +163,17 @@ def _compared(
              find_layout(i, f.parent, told, strict=False))
         for i, f in ((mine, first), (theirs, second))
     ]  # fmt: skip
-    found = [
-        {"blocks": d.label, "model": d.model, "first": float(d.first), "second": float(d.second),
-         "difference": float(d.second - d.first)}
-        for d in compare_folds(*folds)
-    ]  # fmt: skip
-    return mine.recipe, theirs.recipe, found
+    return [_difference(d) for d in compare_folds(*folds)]
+
+
+def _difference(found: Difference) -> dict[str, object]:
+    return {
+        "blocks": found.label,
+        "model": found.model,
+        "first": float(found.first),
+        "second": float(found.second),
+        "difference": float(found.second - found.first),
+    }
 
 
 @app.command("import")

@@ -69,6 +69,8 @@ def replay_file(
     )
     if same is None:
         return
+    if after is None:
+        return  # of a folder the weights are recorded, and not its small files
     typer.echo(
         f"the same file, byte for byte: sha256 {after}"
         if same

@@ -118,10 +118,10 @@ def _print_tree(title: str, history: History) -> None:
                 for component, value in (record.components if record else {}).items()
             )
             typer.echo(f"{margin}{label}  ({hashes})")
-        elif step.content in told:
+        elif record is not None and step.content in told:
             typer.echo(f"{margin}{label}  (made above, {str(step.content)[:12]})")
         else:
-            if step.content is not None:
+            if step.content is not None and record is not None:
                 told.add(step.content)
             _print_step(margin, label, step)
 

@@ -1,6 +1,9 @@
 """From a recipe and a memory budget to a merged checkpoint: plan, stream panels, write in place."""
 
 from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, parse_size, size_text, take_chunks
+from stockpot.engine.components import SWAPPABLE, convert, extract, prune, swap, unprune
+from stockpot.engine.composing import Ancestor, compare_shares, shares_of
+from stockpot.engine.forms import Form, Pipeline, arranged, in_form
 from stockpot.engine.history import History, InputRecord, Part, Step, read_history
 from stockpot.engine.labels import Labels, read_labels
 from stockpot.engine.merging import MergeResult, Settings, merge, merge_in_memory, open_pool
@@ -13,9 +16,12 @@ from stockpot.engine.verifying import InputFound, Verdict, verify
 
 __all__ = [
     "DEFAULT_MEMORY",
+    "SWAPPABLE",
+    "Ancestor",
     "Book",
     "Chunking",
     "Digests",
+    "Form",
     "History",
     "InputFound",
     "InputRecord",
@@ -23,6 +29,7 @@ __all__ = [
     "MergeResult",
     "Meter",
     "Part",
+    "Pipeline",
     "Plan",
     "Progress",
     "ProgressCallback",
@@ -33,17 +40,26 @@ __all__ = [
     "TensorPlan",
     "Term",
     "Verdict",
+    "arranged",
+    "compare_shares",
+    "convert",
+    "extract",
     "find_route",
+    "in_form",
     "make_plan",
     "merge",
     "merge_in_memory",
     "open_pool",
     "parse_size",
+    "prune",
     "read_history",
     "read_labels",
     "replay",
     "run_plan",
+    "shares_of",
     "size_text",
+    "swap",
     "take_chunks",
+    "unprune",
     "verify",
 ]

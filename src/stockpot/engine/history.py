@@ -118,7 +118,8 @@ class History:
             depth, name, record, step = stack.pop()
             yield depth, name, record, step
             # By the table's key, not by what a step claims of itself: hostile tables have circles.
-            key = record.made if record is not None else self.last.content
+            # The file's own step counts for itself: one that changes nothing is no circle.
+            key = record.made if record is not None else None
             if step is None or key in seen:
                 continue
             if key is not None:

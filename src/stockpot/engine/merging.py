@@ -6,16 +6,16 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from stockpot.checkpoints import (
-    FileSink,
     MemorySink,
     MemorySource,
     Sink,
     Source,
+    TensorInfo,
     content_hash,
     encode_header,
     file_bytes,
@@ -23,6 +23,7 @@ from stockpot.checkpoints import (
     open_checkpoint,
 )
 from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, size_text, take_chunks
+from stockpot.engine.forms import Form, Pipeline, arranged, in_form, make_sink
 from stockpot.engine.history import PROVENANCE_KEY, RECIPE_KEY, Step, read_history
 from stockpot.engine.labels import with_sha256
 from stockpot.engine.plan import Plan
@@ -168,6 +169,8 @@ def merge(
     folder: str | os.PathLike[str] = ".",
     sources: Mapping[str, Source] | None = None,
     dtype: str | Mapping[str, str] | None = None,
+    form: Form | None = None,
+    pipeline: Pipeline = Pipeline(),  # noqa: B008 - frozen
     settings: Settings = Settings(),  # noqa: B008 - frozen
     metadata: Mapping[str, str] = MappingProxyType({}),
     progress: ProgressCallback | None = None,
@@ -182,6 +185,10 @@ def merge(
         sources: Open checkpoints by name, instead of the pool's files.
         dtype: Element type of the output, one for all or by component; by default what the recipe
             says, else what the inputs share.
+        form: In which form it is written: ``checkpoint``; ``bare``: a file of one component, its
+            keys without the component's prefix; ``diffusers``: a folder. By default what the
+            recipe says, else ``checkpoint``.
+        pipeline: What a diffusers folder holds besides weights.
         settings: Memory, threads, checks.
         metadata: Strings to store besides, in place of those that a merge writes where both have
             a key; the recipe and the history are always the merge's own.
@@ -215,6 +222,8 @@ def merge(
                 output,
                 sources=opened,
                 dtype=dtype,
+                form=form,
+                pipeline=pipeline,
                 settings=settings,
                 metadata=metadata,
                 progress=progress,
@@ -222,25 +231,35 @@ def merge(
             )
     start = time.monotonic()
     path = Path(output)
+    if form is not None:
+        recipe = in_form(recipe, form)
     if settings.sha256:
         n_files = sum(file.stat().st_size for source in sources.values() for file in source.files)
         recipe = with_sha256(recipe, sources, Meter("sha256", n_files, progress).add)
-    plan = make_plan(recipe, sources, dtype)
-    chunking = _chunking(plan, settings)
+    plan, arrangement = arranged(make_plan(recipe, sources, dtype), pipeline)
+    # A tensor that is cut or transposed on its way out is held whole.
+    held = settings.n_threads * (arrangement.buffer_bytes(plan.infos) if arrangement else 0)
+    chunking = _chunking(plan, replace(settings, memory=settings.memory - held))
     ancestry = trace(plan)
+    files = arrangement.infos(plan.infos) if arrangement else {"": plan.infos}
     if again is None:
         reserved = _with(stand_in(plan, ancestry, settings.hashes), metadata)
     else:
-        reserved = _roomy(plan, tell(plan, ancestry, again.step), again.header_bytes)
-    n_bytes = file_bytes(plan.infos, reserved)
+        # The header of a folder's file says nothing of the others'.
+        room = again.header_bytes if list(files) == [""] else 0
+        reserved = _roomy(files, tell(plan, ancestry, again.step), room)
+    if arrangement is None:
+        n_bytes = file_bytes(plan.infos, reserved)
+    else:
+        n_bytes = arrangement.n_bytes(plan.infos, reserved)
     _check_output(plan, path, n_bytes)
-    sink = FileSink(
+    sink = make_sink(
         path,
-        plan.infos,
+        plan,
+        arrangement,
         reserved,
         overwrite=settings.overwrite,
         verify=settings.verify,
-        plan=plan.digest,
     )
     try:
         digests = compute(plan, sink, settings, progress, chunking)
@@ -295,7 +314,7 @@ def merge_in_memory(
     """
     if settings.sha256:
         recipe = with_sha256(recipe, sources)
-    plan = make_plan(recipe, sources, dtype)
+    plan, _ = arranged(make_plan(recipe, sources, dtype))
     sink = MemorySink(plan.infos)
     digests = compute(plan, sink, settings, progress)
     ancestry = trace(plan)
@@ -370,9 +389,11 @@ def _versions(step: Step) -> str:
     return f"stockpot {step.version}, methods: {methods or 'not told'}"
 
 
-def _roomy(plan: Plan, metadata: dict[str, str], header_bytes: int) -> dict[str, str]:
-    """Metadata that make the header at least so long."""
-    spare = header_bytes - len(encode_header(plan.infos, metadata))
+def _roomy(
+    files: Mapping[str, Mapping[str, TensorInfo]], metadata: dict[str, str], header_bytes: int
+) -> dict[str, str]:
+    """Metadata that make the header of the only file at least so long."""
+    spare = header_bytes - sum(len(encode_header(infos, metadata)) for infos in files.values())
     return {**metadata, "format": metadata["format"] + " " * max(0, spare)}
 
 

@@ -12,17 +12,26 @@ from dataclasses import replace
 from fractions import Fraction
 
 from stockpot.checkpoints import DTYPES, DType, Source, TensorInfo, get_dtype, in_file_order
+from stockpot.engine.fitting import deciding, fitted
 from stockpot.engine.graph import Graph, make_graph
 from stockpot.engine.plan import Plan, TensorPlan, Term
 from stockpot.errors import PreflightError, Problem
-from stockpot.layouts import Cell, Detection, KeySpec, Layout, counter_values, detect, get_layout
+from stockpot.layouts import (
+    Cell,
+    Detection,
+    KeySpec,
+    Layout,
+    as_checkpoint,
+    counter_values,
+    detect,
+    get_layout,
+)
 from stockpot.recipes import (
     MIX_KEYS,
     Fold,
     MissingModelError,
     Recipe,
     Row,
-    Save,
     fold,
     models_in,
 )
@@ -56,6 +65,7 @@ def make_plan(
         RecipeError: The recipe says something impossible.
         PreflightError: Keys, shapes, architectures or types do not fit; all problems at once.
     """
+    sources = {name: as_checkpoint(source) for name, source in sources.items()}
     detections = {
         name: detect({key: info.shape for key, info in source.tensors.items()})
         for name, source in sources.items()
@@ -67,8 +77,8 @@ def make_plan(
             if isinstance(dtype, str)
             else {name: get_dtype(kind).spoken for name, kind in dtype.items()}
         )
-        recipe = replace(recipe, save=Save(recipe.save.file, spoken))
-    layout = _common_layout(detections)
+        recipe = replace(recipe, save=replace(recipe.save, dtype=spoken))
+    layout = _common_layout(deciding(recipe, detections))
     folded = fold(recipe, layout)
     absent = [
         Problem("no-source", "the mix reads it, but no open checkpoint was given", f"pool: {name}")
@@ -82,6 +92,7 @@ def make_plan(
     if read and layout.name not in {found.layout.name for found in read.values()}:
         layout = _common_layout(read)
         folded = fold(recipe, layout)
+    sources, detections = fitted(recipe, layout, sources, detections)
     planner = _Planner(layout, folded, sources, detections, recipe.save.dtype)
     return planner.plan()
 

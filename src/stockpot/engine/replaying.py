@@ -23,6 +23,7 @@ from stockpot.checkpoints import (
     content_hash,
     open_checkpoint,
 )
+from stockpot.engine.forms import arranged
 from stockpot.engine.history import History, InputRecord, Step, read_history
 from stockpot.engine.labels import MODELS_LABEL, PREDICTION_LABEL
 from stockpot.engine.merging import (
@@ -358,7 +359,7 @@ def _with_labels(sources: dict[str, Source], metadata: Mapping[str, str]) -> dic
 
 
 def _planned(recipe: Recipe, sources: Mapping[str, Source], step: Step) -> Plan:
-    plan = make_plan(recipe, sources)
+    plan, _ = arranged(make_plan(recipe, sources))
     if plan.layout.name != step.layout:
         raise PreflightError(
             [

@@ -16,7 +16,7 @@ from stockpot.checkpoints import Source, TensorInfo, content_hash, hash_tensors,
 from stockpot.engine.history import InputRecord, Part, read_history
 from stockpot.engine.running import Meter, ProgressCallback
 from stockpot.errors import CheckpointError, Problem
-from stockpot.layouts import Layout, detect
+from stockpot.layouts import Layout, as_checkpoint, detect
 
 __all__ = ["Book", "Shelf", "as_seen", "open_book"]
 
@@ -31,7 +31,7 @@ class Book:
 
     Attributes:
         path: The file or folder.
-        tensors: What its header says.
+        tensors: What its header says, under a checkpoint's names.
         claims: Content hash that its own metadata claim for it; None where they claim none.
     """
 
@@ -229,7 +229,7 @@ def as_seen(source: Source) -> Source:
     Args:
         source: As it was opened.
     """
-    return source
+    return as_checkpoint(source)
 
 
 def _is_called(path: Path, name: str) -> bool:

@@ -1,7 +1,8 @@
 """What a key means: architecture, component, block; and block-weight profiles.
 
 Nothing here knows of values: layouts speak of keys and shapes, so that a file can be understood
-from its header alone, and importing this package loads no tensor library.
+from its header alone, and importing this package loads no tensor library. What other programs call
+the same keys is seen through views (`as_checkpoint`).
 
 Example:
     >>> from stockpot.layouts import detect, get_layout
@@ -24,6 +25,7 @@ from stockpot.layouts._base import (
 from stockpot.layouts._layout import Fit, Layout
 from stockpot.layouts.architectures import LAYOUTS
 from stockpot.layouts.detection import Detection, detect
+from stockpot.layouts.diffusers_folder import SCHEDULER_FILE, diffusers_files, diffusers_places
 from stockpot.layouts.profiles import (
     PROFILES,
     Profile,
@@ -36,10 +38,12 @@ from stockpot.layouts.registry import get_layout, known_layouts
 from stockpot.layouts.text import ClipText, OpenClipText
 from stockpot.layouts.unet import UNet
 from stockpot.layouts.vae import Vae
+from stockpot.layouts.views import as_checkpoint, moved, part_of, restricted
 
 __all__ = [
     "LAYOUTS",
     "PROFILES",
+    "SCHEDULER_FILE",
     "Cell",
     "ClipText",
     "Component",
@@ -52,15 +56,21 @@ __all__ = [
     "Profile",
     "Row",
     "Shape",
+    "as_checkpoint",
     "UNet",
     "Vae",
     "counter_values",
     "detect",
+    "diffusers_files",
+    "diffusers_places",
     "get_layout",
     "get_profile",
     "known_layouts",
+    "moved",
     "norm_rows",
+    "part_of",
     "profiles_for",
+    "restricted",
     "spread",
     "supermerger_26_to_20",
     "weight_and_bias",

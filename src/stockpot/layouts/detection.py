@@ -8,7 +8,7 @@ generic, and the evidence says what spoke against each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -16,7 +16,7 @@ from stockpot.layouts._base import Shape
 from stockpot.layouts._layout import Fit, Layout
 from stockpot.layouts.registry import known_layouts
 
-__all__ = ["Detection", "detect"]
+__all__ = ["MIN_MATCHED", "Detection", "detect", "has_checkpoint_names"]
 
 _ANCHORS = (
     (("unet",), ("model.diffusion_model.",)),
@@ -25,7 +25,7 @@ _ANCHORS = (
 )
 
 # A file may be pruned or damaged, and is still what it is; below these it is something else.
-_MIN_MATCHED = 1 / 4
+MIN_MATCHED = 1 / 4
 _MAX_MISMATCHED = 1 / 100
 
 _FIRST_CONVOLUTION = "model.diffusion_model.input_blocks.0.0.weight"
@@ -142,13 +142,26 @@ def _anchor(tensors: Mapping[str, Shape]) -> tuple[str, ...] | None:
     return None
 
 
+def has_checkpoint_names(keys: Collection[str]) -> bool:
+    """Whether some keys begin as those of a UNet, text encoder or VAE of a checkpoint do.
+
+    Args:
+        keys: Of a file.
+
+    Example:
+        >>> has_checkpoint_names(["first_stage_model.decoder.conv_out.bias"])
+        True
+    """
+    return any(key.startswith(prefixes) for _, prefixes in _ANCHORS for key in keys)
+
+
 def _n_mismatched(layout: Layout, fit: Fit, component: str) -> int:
     return sum(layout.cell_of(key).component == component for key, _, _ in fit.mismatched)
 
 
 def _is_recognised(layout: Layout, fit: Fit, component: str) -> bool:
     n_required = layout.n_required.get(component, 0)
-    if not n_required or fit.matched[component] < _MIN_MATCHED * n_required:
+    if not n_required or fit.matched[component] < MIN_MATCHED * n_required:
         return False
     allowed = max(1.0, _MAX_MISMATCHED * n_required)
     return _n_mismatched(layout, fit, component) <= allowed

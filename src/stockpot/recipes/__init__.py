@@ -21,7 +21,17 @@ from .building import (
 )
 from .canonical import canonical
 from .comparing import Difference, compare_folds
-from .document import DTYPES, MIX_KEYS, STATUSES, Origin, PoolEntry, Recipe, Save, make_recipe
+from .document import (
+    DTYPES,
+    FORMS,
+    MIX_KEYS,
+    STATUSES,
+    Origin,
+    PoolEntry,
+    Recipe,
+    Save,
+    make_recipe,
+)
 from .errors import MissingModelError
 from .exporters import export_recipe
 from .expressions import Call, Expr, Items, Name, Number, Text
@@ -30,6 +40,7 @@ from .functions import FUNCTIONS, PLUGINS, RESERVED, find_function
 from .grammar import parse_expression
 from .guessing import likely_layout
 from .linting import Finding, lint
+from .naming import name_files, name_of_file
 from .pictures import draw_graph, draw_shares
 from .printing import print_expression
 from .reading import parse_recipe, read_recipe
@@ -38,6 +49,7 @@ from .signatures import Function, Parameter
 
 __all__ = [
     "DTYPES",
+    "FORMS",
     "FUNCTIONS",
     "MIX_KEYS",
     "PLUGINS",
@@ -87,6 +99,8 @@ __all__ = [
     "model",
     "models_below",
     "models_in",
+    "name_files",
+    "name_of_file",
     "parse_expression",
     "parse_recipe",
     "print_expression",

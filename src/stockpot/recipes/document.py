@@ -17,13 +17,16 @@ from .functions import RESERVED
 from .globs import expand, stem_of
 
 __all__ = [
-    "DTYPES", "MIX_KEYS", "STATUSES", "Origin", "PoolEntry", "Recipe", "Save", "make_recipe",
+    "DTYPES", "FORMS", "MIX_KEYS", "STATUSES", "Origin", "PoolEntry", "Recipe", "Save",
+    "make_recipe",
 ]  # fmt: skip
 
 #: What a mix may make; a particular key wins over `te`, and that over `model`.
 MIX_KEYS = ("model", "unet", "te", "te0", "te1", "vae", "ema", "other")
 #: Precisions that a recipe may ask for.
 DTYPES = ("fp16", "bf16", "fp32", "fp64", "fp8_e4m3", "fp8_e5m2")
+#: Forms in which a result may be written.
+FORMS = ("checkpoint", "bare", "diffusers")
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -36,6 +39,8 @@ class Save:
     Attributes:
         file: Path of the output; None where the caller says it.
         dtype: One of `DTYPES` for all, or one for each key of `MIX_KEYS`; None keeps the inputs'.
+        form: One of `FORMS`: ``checkpoint`` (one file, as None), ``bare`` (a file of one
+            component, its keys without prefix), ``diffusers`` (a folder).
 
     Example:
         >>> Save("soup.safetensors", "fp16").dtype
@@ -44,6 +49,7 @@ class Save:
 
     file: str | None = None
     dtype: str | Mapping[str, str] | None = None
+    form: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.dtype, Mapping):
@@ -51,11 +57,11 @@ class Save:
 
     def __hash__(self) -> int:
         dtype = self.dtype
-        return hash((self.file, _pairs(dtype) if isinstance(dtype, Mapping) else dtype))
+        return hash((self.file, _pairs(dtype) if isinstance(dtype, Mapping) else dtype, self.form))
 
     def __reduce__(self) -> tuple[Any, ...]:
         dtype = self.dtype
-        return Save, (self.file, dict(dtype) if isinstance(dtype, Mapping) else dtype)
+        return Save, (self.file, dict(dtype) if isinstance(dtype, Mapping) else dtype, self.form)
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,8 @@ class Recipe:
                               'write "ft_*": finetunes/*.safetensors')  # fmt: skip
         for key in self.mix:
             yield from _known("component", key, MIX_KEYS, f"mix.{key}")
+        if self.save.form is not None:
+            yield from _known("form", self.save.form, FORMS, "save.form")
         dtype = self.save.dtype
         if isinstance(dtype, str):
             yield from _known("dtype", dtype, DTYPES, "save.dtype")

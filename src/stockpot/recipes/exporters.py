@@ -9,7 +9,7 @@ from typing import Any
 
 from stockpot.errors import RecipeError, UnknownNameError
 
-from .document import Recipe
+from .document import Recipe, Save
 from .errors import one_problem
 from .expressions import Call, Expr, Name, Number
 from .importers import import_a1111
@@ -70,11 +70,12 @@ def export_python(recipe: Recipe) -> str:
         body = [f"    {name!r}: {print_expression(e)!r}," for name, e in values.items()]
         lines += [f"{room} = {{", *body, "}"]
     arguments = "mix, pool, let=let"
-    if recipe.save.file is not None or recipe.save.dtype is not None:
+    if recipe.save != Save():
         names.append("Save")
         dtype = recipe.save.dtype
         shown = dict(dtype) if isinstance(dtype, Mapping) else dtype
-        arguments += f", save=Save({recipe.save.file!r}, {shown!r})"
+        form = f", {recipe.save.form!r}" if recipe.save.form else ""
+        arguments += f", save=Save({recipe.save.file!r}, {shown!r}{form})"
     if recipe.origin is not None:
         names.append("Origin")
         records = dict(recipe.origin.records)

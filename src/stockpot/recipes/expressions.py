@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import keyword
 import operator
+import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -288,6 +289,8 @@ def is_bare(name: str) -> bool:
         name.isidentifier()
         and not keyword.iskeyword(name)
         and not name.startswith("__")
+        # Python also allows a few signs inside, such as the middle dot; expressions do not.
+        and re.fullmatch(r"\w+", name) is not None
         and unicodedata.normalize("NFKC", name) == name
     )
 

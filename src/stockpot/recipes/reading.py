@@ -236,14 +236,16 @@ class _Reader:
         return Origin(name or "?", records)
 
     def save(self, node: Node | None) -> Save:
-        fields = self.mapping(node, "save", ("file", "dtype"))
+        fields = self.mapping(node, "save", ("file", "dtype", "form"))
         file = self.text(fields["file"], "save.file") if "file" in fields else None
+        form = self.text(fields["form"], "save.form") if "form" in fields else None
         dtype = fields.get("dtype")
         if isinstance(dtype, Mapped):
             items = self.mapping(dtype, "save.dtype").items()
             table = {key: self.text(value, f"save.dtype.{key}") or "?" for key, value in items}
-            return Save(file, table)
-        return Save(file, self.text(dtype, "save.dtype") if dtype is not None else None)
+            return Save(file, table, form)
+        kind = self.text(dtype, "save.dtype") if dtype is not None else None
+        return Save(file, kind, form)
 
 
 def _says_nothing(key: str, node: Node) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .document import Recipe
-from .expressions import Call, Expr, Items, Name
+from .expressions import Call, Expr, Items, Name, Text
+from .globs import matches
 
 __all__ = ["functions_in", "models_below", "names_in", "renamed", "walk"]
 
@@ -100,11 +101,21 @@ def models_below(recipe: Recipe, key: str | None = None) -> set[str]:
         {'a'}
     """
     roots = recipe.mix.values() if key is None else [recipe.mix[key]]
-    stack = [name for root in roots for name in names_in(root)]
+    stack = [name for root in roots for name in _read_by(root, recipe)]
     found: set[str] = set()
     while stack:
         name = stack.pop()
         if name not in found:
             found.add(name)
-            stack.extend(names_in(recipe.let[name]) if name in recipe.let else ())
+            stack.extend(_read_by(recipe.let[name], recipe) if name in recipe.let else ())
     return set(recipe.pool) if "pool" in found else found & recipe.pool.keys()
+
+
+def _read_by(root: Expr, recipe: Recipe) -> list[str]:
+    """The names that an expression reads, those that its patterns stand for among them."""
+    found = names_in(root)
+    for node in walk(root):
+        if isinstance(node, Call) and node.function == "glob":
+            patterns = [arg.value for arg in node.args if isinstance(arg, Text)]
+            found += [name for name in recipe.pool for p in patterns if matches(p, name)]
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from .document import PoolEntry, Recipe
+from .document import PoolEntry, Recipe, Save
 from .printing import print_expression
 
 __all__ = ["recipe_text"]
@@ -41,7 +41,7 @@ def recipe_text(recipe: Recipe) -> str:
         lines += [f"  {_key(n)}: {_expression(print_expression(e))}" for n, e in recipe.let.items()]
     lines.append("mix:" if recipe.mix else "mix: {}")
     lines += [f"  {_key(k)}: {_expression(print_expression(e))}" for k, e in recipe.mix.items()]
-    if recipe.save.file is not None or recipe.save.dtype is not None:
+    if recipe.save != Save():
         lines.append("save:")
     if recipe.save.file is not None:
         lines.append(f"  file: {_text(recipe.save.file)}")
@@ -50,6 +50,8 @@ def recipe_text(recipe: Recipe) -> str:
         lines += [f"    {_key(key)}: {_text(name)}" for key, name in recipe.save.dtype.items()]
     elif recipe.save.dtype is not None:
         lines.append(f"  dtype: {_text(recipe.save.dtype)}")
+    if recipe.save.form is not None:
+        lines.append(f"  form: {_text(recipe.save.form)}")
     if recipe.origin is not None:
         lines += ["origin:", f"  format: {_text(recipe.origin.format)}"]
         if recipe.origin.records:
