@@ -66,9 +66,10 @@ def _silent(body: list[ast.stmt]) -> Iterator[str]:
 PUBLIC = {
     "stockpot.checkpoints": (
         "Arrangement DTYPES DType FileHashes FileSink FolderSink GeneratedSource Header "
-        "JoinedSource MemorySink MemorySource Place RenamingSink Run SafetensorsFile Sink Source "
-        "TensorInfo TorchFile View Viewed content_hash encode_header file_bytes file_hashes "
-        "free_bytes get_dtype hash_tensors in_file_order open_checkpoint read_header size_text"
+        "JoinedSource MemorySink MemorySource Place RenamingSink Run SafetensorsFile Sink "
+        "Source TensorInfo TorchFile View Viewed content_hash encode_header file_bytes "
+        "file_hashes free_bytes get_dtype hash_tensors in_file_order open_checkpoint "
+        "read_header size_text"
     ),
     "stockpot.methods": (
         "BLOCK_ELEMENTS Doubles Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "
@@ -76,11 +77,12 @@ PUBLIC = {
         "get_method narrow one_blas_thread sum_grams weighted_rows widen"
     ),
     "stockpot.engine": (
-        "Ancestor Book Chunking DEFAULT_MEMORY Digests Form History InputFound InputRecord Labels "
-        "MergeResult Meter Part Pipeline Plan Progress ProgressCallback Route SWAPPABLE Settings "
-        "Shelf Step TensorPlan Term Verdict arranged compare_shares convert extract find_route "
-        "in_form make_plan merge merge_in_memory open_pool parse_size prune read_history "
-        "read_labels replay run_plan shares_of size_text swap take_chunks unprune verify"
+        "Ancestor Book Chunking DEFAULT_MEMORY Digests Form History InputFound InputRecord "
+        "Labels MergeResult Meter Part Pipeline Plan Progress ProgressCallback Route SWAPPABLE "
+        "Settings Shelf Step TensorPlan Term Verdict arranged compare_shares convert extract "
+        "find_route in_form make_plan merge merge_in_memory open_pool parse_size prune "
+        "read_history read_labels replay run_plan shares_of size_text swap take_chunks unprune "
+        "verify"
     ),
     "stockpot.compare": "",
     "stockpot.errors": (
@@ -104,19 +106,19 @@ PUBLIC = {
         "write_infotext"
     ),
     "stockpot.layouts": (
-        "LAYOUTS PROFILES SCHEDULER_FILE Cell ClipText Component Detection Fit KeySpec Layout "
-        "OpenClipText Part Profile Row Shape as_checkpoint UNet Vae counter_values detect "
+        "Cell ClipText Component Detection Fit KeySpec LAYOUTS Layout OpenClipText PROFILES "
+        "Part Profile Row SCHEDULER_FILE Shape UNet Vae as_checkpoint counter_values detect "
         "diffusers_files diffusers_places get_layout get_profile known_layouts moved norm_rows "
         "part_of profiles_for restricted spread supermerger_26_to_20 weight_and_bias"
     ),
     "stockpot.recipes": (
-        "Atom Call Called DTYPES Difference Expr FORMS FUNCTIONS Finding Fold Function Invocation "
-        "Items MIX_KEYS MissingModelError Name Number Origin PLUGINS POOL Parameter PoolEntry "
-        "RESERVED Recipe Row STATUSES Save TableRow Text add_difference atoms_below blocks call "
-        "canonical compare_folds draw_graph draw_shares export_recipe find_function fold "
-        "functions_in glob lerp likely_layout linear lint make_recipe mean model models_below "
-        "models_in name_files name_of_file parse_expression parse_recipe print_expression "
-        "read_recipe search weighted_sum"
+        "Atom Call Called DTYPES Difference Expr FORMS FUNCTIONS Finding Fold Function "
+        "Invocation Items MIX_KEYS MissingModelError Name Number Origin PLUGINS POOL Parameter "
+        "PoolEntry RESERVED Recipe Row STATUSES Save TableRow Text add_difference atoms_below "
+        "blocks call canonical compare_folds draw_graph draw_shares export_recipe find_function "
+        "fold functions_in glob lerp likely_layout linear lint make_recipe mean model "
+        "models_below models_in name_files name_of_file parse_expression parse_recipe "
+        "print_expression read_recipe search weighted_sum"
     ),
     "stockpot.report": (
         "Cell Code Facts Gallery GalleryRow HeatRow HeatTable Note Page Section Table TableRow "
