@@ -20,6 +20,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from stockpot.errors import CheckpointError
 __all__ = ["FileHashes", "content_hash", "file_hashes", "hash_tensors"]
 
 _CHUNK_BYTES = 1 << 22
+_WORTH_A_THREAD = 1 << 18
 _LEGACY_OFFSET = 0x100000
 _LEGACY_BYTES = 0x10000
 
@@ -107,27 +109,34 @@ def hash_tensors(
         source: The checkpoint.
         keys: Which tensors; by default all.
         progress: Called with the bytes that were just read.
-        watch: Called with each piece of each tensor, in order, so that whoever looks at values
-            needs no second reading; the piece changes afterwards.
+        watch: Called with each piece of each tensor, in order and one at a time, so that whoever
+            looks at values needs no second reading; from a second thread where that pays. The
+            piece changes afterwards.
 
     Returns:
         BLAKE3 of each tensor's bytes, as hex digits, by key.
     """
     buffer = memoryview(bytearray(_CHUNK_BYTES))
     found = {}
-    for key in source.tensors if keys is None else keys:
-        info = source.info(key)
-        step = max(1, _CHUNK_BYTES // info.dtype.itemsize)
-        hasher = blake3()
-        for start in range(0, info.n_elements, step):
-            stop = min(start + step, info.n_elements)
-            piece = buffer[: (stop - start) * info.dtype.itemsize]
-            source.read_into(key, start, stop, piece)
-            hasher.update(piece)
-            if watch is not None:
-                watch(info, piece)
-            progress(piece.nbytes)
-        found[key] = hasher.hexdigest()
+    with ThreadPoolExecutor(1, thread_name_prefix="stockpot-watch") as pool:
+        for key in source.tensors if keys is None else keys:
+            info = source.info(key)
+            step = max(1, _CHUNK_BYTES // info.dtype.itemsize)
+            hasher = blake3()
+            for start in range(0, info.n_elements, step):
+                stop = min(start + step, info.n_elements)
+                piece = buffer[: (stop - start) * info.dtype.itemsize]
+                source.read_into(key, start, stop, piece)
+                looking = None
+                if watch is not None and piece.nbytes >= _WORTH_A_THREAD:
+                    looking = pool.submit(watch, info, piece)
+                elif watch is not None:
+                    watch(info, piece)
+                hasher.update(piece)
+                if looking is not None:
+                    looking.result()
+                progress(piece.nbytes)
+            found[key] = hasher.hexdigest()
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -97,9 +98,15 @@ def inspect_paths(
     """
     total = sum(map(_size, paths)) * (wanted.values + wanted.file)
     done = 0
-    found = []
+    found: list[Inspection] = []
+    seen: dict[tuple[int, int], Inspection] = {}
     for path in paths:
         before = done
+        # Links to one file are the same file, and need no second look.
+        same = _identity_of(path) if len(paths) > 1 else None
+        if same is not None and same in seen:
+            found.append(replace(seen[same], path=str(path)))
+            continue
 
         def add(n_bytes: int) -> None:
             nonlocal done
@@ -107,6 +114,8 @@ def inspect_paths(
             progress(done, total)
 
         found.append(inspect_path(path, wanted, cache=cache, progress=add))
+        if same is not None and found[-1].kind != "unreadable":
+            seen[same] = found[-1]
         done = before + _size(path) * (wanted.values + wanted.file)
     return found
 
@@ -149,6 +158,16 @@ def inspect_path(
     if cache is not None and key is not None and fingerprint(_files(path)) == key:
         cache.put(key, found, wanted)
     return replace(found, path=name)
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    """Device and number of a file; None for folders, and for an index, whose neighbours count."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    is_single = stat.S_ISREG(status.st_mode) and not path.name.endswith(_INDEX)
+    return (status.st_dev, status.st_ino) if is_single and status.st_ino else None
 
 
 def _unreadable(path: Path, error: CheckpointError) -> Inspection:

@@ -117,10 +117,9 @@ def is_wide(component: str, info: TensorInfo) -> bool:
         component: Of the tensor; noise schedules have their precision for a reason.
         info: Its facts; a single number wastes nothing.
     """
-    # Position ids of a wrong type are a fault of their own.
-    if component == "other" or info.n_elements < 2 or info.key.endswith("position_ids"):
+    if info.dtype.name not in _WIDE or component == "other" or info.n_elements < 2:
         return False
-    return info.dtype.name in _WIDE
+    return not info.key.endswith("position_ids")  # of a wrong type: a fault of their own
 
 
 def find_waste(members: Mapping[str, Sequence[TensorInfo]]) -> Waste:

@@ -1,8 +1,8 @@
 """What the values of tensors tell: NaN, infinities, fp16 overflow, zeros, wasted width.
 
-Everything is decided on bit patterns, a few MB at a time: the largest magnitude's pattern already
-says whether a piece holds NaN, infinities or only zeros, and only pieces that do are looked at
-again to count.
+Everything is decided on bit patterns, a few MB at a time: a bound of the largest magnitude's
+pattern mostly says that a piece holds no NaN, infinities or overflow, and only the others are
+looked at again to count.
 """
 
 from __future__ import annotations
@@ -46,20 +46,31 @@ class _Patterns:
     raw: type[np.unsignedinteger]
     infinity: int  # the pattern of infinity, or the last one below NaN where there is none
     over: int | None  # the largest magnitude that fp16 holds
-    wide: type[np.floating] | None = None
     has_infinity: bool = True
+    wide: _Wide | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Wide:
+    """What it takes for a wider type's element to be one of fp16's."""
+
+    kind: type[np.floating]
+    beyond: int  # the fraction's bits that fp16 has not
+    anchor: np.floating  # a number whose last place is fp16's finest step
+
+
+_SINGLE = _Wide(np.float32, (1 << 13) - 1, np.float32(0.75))
+_DOUBLE = _Wide(np.float64, (1 << 42) - 1, np.float64(1.5 * 2**28))
+_LARGEST = 65504
 _PATTERNS = {
-    "F64": _Patterns(np.uint64, 0x7FF0000000000000, 0x40EFFC0000000000, np.float64),
-    "F32": _Patterns(np.uint32, 0x7F800000, 0x477FE000, np.float32),
+    "F64": _Patterns(np.uint64, 0x7FF0000000000000, 0x40EFFC0000000000, wide=_DOUBLE),
+    "F32": _Patterns(np.uint32, 0x7F800000, 0x477FE000, wide=_SINGLE),
     "BF16": _Patterns(np.uint16, 0x7F80, 0x477F),
     "F16": _Patterns(np.uint16, 0x7C00, None),
     "F8_E5M2": _Patterns(np.uint8, 0x7C, None),
     "F8_E4M3": _Patterns(np.uint8, 0x7E, None, has_infinity=False),
 }
 _PIECE = 1 << 16  # elements looked at together: what is in the cache is looked at twice for free
-_PROBE = 1 << 10
 
 
 @final
@@ -81,7 +92,7 @@ class Survey:
 
     def __init__(self) -> None:
         self.found: dict[str, TensorValues] = {}
-        self._scratch: dict[type, npt.NDArray[np.unsignedinteger]] = {}
+        self._scratch: dict[type, npt.NDArray[np.floating]] = {}
 
     def watch(self, info: TensorInfo, piece: memoryview) -> None:
         """Look at the next piece of a tensor.
@@ -104,16 +115,24 @@ class Survey:
     def _look(
         self, values: npt.NDArray[np.unsignedinteger], patterns: _Patterns, seen: TensorValues
     ) -> None:
-        raw = patterns.raw
-        scratch = self._scratch.get(raw)
-        if scratch is None:
-            scratch = self._scratch[raw] = np.empty(_PIECE, raw)
-        sizes = scratch[: len(values)]
-        # Without its sign bit a pattern grows with the magnitude; NaN are above infinity.
-        np.bitwise_and(values, raw(np.iinfo(raw).max >> 1), out=sizes)
-        top = int(sizes.max())
-        if top:
+        # Without its sign bit a pattern grows with the magnitude, and NaN are above infinity. All
+        # bits together are no smaller than the largest pattern: mostly one pass says it all.
+        bits = int(np.bitwise_or.reduce(values))
+        bound = bits & (np.iinfo(patterns.raw).max >> 1)
+        if bound:
             seen.all_zero = False
+        limit = patterns.infinity if patterns.over is None else patterns.over + 1
+        if bound >= limit:
+            self._count(values, patterns, seen)
+        if seen.fits_half and patterns.wide is not None:
+            seen.fits_half = self._fits_half(values, bits, bound, patterns, patterns.wide)
+
+    def _count(
+        self, values: npt.NDArray[np.unsignedinteger], patterns: _Patterns, seen: TensorValues
+    ) -> None:
+        raw = patterns.raw
+        sizes = values & raw(np.iinfo(raw).max >> 1)
+        top = int(sizes.max())
         if top > patterns.infinity:
             seen.n_nan += int(np.count_nonzero(sizes > patterns.infinity))
         if top >= patterns.infinity and patterns.has_infinity:
@@ -121,17 +140,36 @@ class Survey:
         if patterns.over is not None and top > patterns.over:
             over = (sizes > patterns.over) & (sizes < patterns.infinity)
             seen.n_over += int(np.count_nonzero(over))
-        if seen.fits_half and patterns.wide is not None:
-            floats = values.view(patterns.wide)
-            # A true fp32 model shows itself in the first elements.
-            seen.fits_half = _fits_half(floats[:_PROBE]) and _fits_half(floats)
 
-
-def _fits_half(values: npt.NDArray[np.floating]) -> bool:
-    with np.errstate(over="ignore", invalid="ignore"):
-        back = values.astype(np.float16).astype(values.dtype)
-    same = back == values
-    return bool(same.all()) or bool((same | np.isnan(values)).all())
+    def _fits_half(
+        self,
+        values: npt.NDArray[np.unsignedinteger],
+        bits: int,
+        bound: int,
+        patterns: _Patterns,
+        wide: _Wide,
+    ) -> bool:
+        """Whether every element is one of fp16's: few enough digits, and not too fine a step."""
+        if bound >= patterns.infinity:
+            # NaN may have any fraction, and infinities fit: look at the others.
+            values = values[(values << 1) >> 1 < patterns.infinity]
+            bits = int(np.bitwise_or.reduce(values))
+        # A true fp32 model shows itself here, in the first piece of a tensor.
+        if bits & wide.beyond:
+            return False
+        floats = values.view(wide.kind)
+        over = patterns.over or 0
+        steps = self._scratch.get(patterns.raw)
+        if steps is None:
+            steps = self._scratch[patterns.raw] = np.empty(_PIECE, wide.kind)
+        steps = steps[: len(floats)]
+        # Beside the anchor the adder's last place is 2^-24, fp16's finest step; so few digits of a
+        # number that is not small pass unharmed.
+        np.add(floats, wide.anchor, out=steps)
+        np.subtract(steps, wide.anchor, out=steps)
+        if bool((steps != floats).any()):
+            return False
+        return not bool((np.abs(floats) > _LARGEST).any()) if bound > over else True
 
 
 def as_half(piece: memoryview, dtype: DType) -> npt.NDArray[np.uint16]:
