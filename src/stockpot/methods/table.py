@@ -23,7 +23,7 @@ def _counting(name: str, start: Callable[[Task], Work]) -> Method:
     return Method(
         FUNCTIONS[name], start, passes=1, scratch=lambda n: n + 8,
         held=lambda n, shape: counts_bytes(n) + (n << 18),
-        memory="a panel, and about 1 MB of counts for each input",
+        memory="a panel, and about half a MB of counts for each input",
     )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ _ROWS: Iterable[Method] = (
     Method(
         FUNCTIONS["masked"], masks.Masked, passes=2, scratch=lambda n: 14,
         held=masks.held_by_masks, needs_identities=True,
-        memory="a panel; with eps, a bit for each element and about 1 MB for each input",
+        memory="a panel; with eps, a bit for each element and about half a MB for each input",
     ),
     by_tensor(FUNCTIONS["isotropic"], spectral.isotropic, factor=7),
     by_tensor(FUNCTIONS["low_rank"], spectral.low_rank, factor=7),
