@@ -65,7 +65,9 @@ def subset(most_elements: int, most_a_tensor: int) -> dict[str, TensorInfo]:
 def make_models(work: Path, infos: dict[str, TensorInfo], n_models: int) -> list[Path]:
     """The base and models near it: values ~N(0, 0.03), deltas ~N(0, 0.003)."""
     size = sum(info.n_elements for info in infos.values())
-    paths = [work / f"unet-{size}-{name}.safetensors" for name in ["base", *map(str, range(n_models))]]
+    paths = [
+        work / f"unet-{size}-{name}.safetensors" for name in ["base", *map(str, range(n_models))]
+    ]
     header = encode_header(infos, {"format": "pt"})
     for number, path in enumerate(paths):
         if path.exists() and path.stat().st_size == len(header) + 2 * size:
@@ -74,7 +76,9 @@ def make_models(work: Path, infos: dict[str, TensorInfo], n_models: int) -> list
         with path.open("wb") as file:
             file.write(header)
             for i, info in enumerate(infos.values()):
-                values = np.random.default_rng([SEED, i]).standard_normal(info.n_elements, np.float32)
+                values = np.random.default_rng([SEED, i]).standard_normal(
+                    info.n_elements, np.float32
+                )
                 values *= 0.03
                 if number:
                     noise = np.random.default_rng([SEED, i, number])

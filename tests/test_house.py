@@ -75,9 +75,10 @@ PUBLIC = {
         "narrow one_blas_thread sum_grams weighted_rows widen"
     ),
     "stockpot.engine": (
-        "DEFAULT_MEMORY Chunking Digests History InputRecord MergeResult Meter Plan Progress "
-        "ProgressCallback Settings Step TensorPlan Term make_plan merge merge_in_memory open_pool "
-        "parse_size read_history run_plan size_text take_chunks"
+        "DEFAULT_MEMORY Chunking Digests Estimate History InputRecord MergeResult Meter "
+        "MethodCosts Plan Progress ProgressCallback Settings Step TensorPlan Term estimate_plan "
+        "make_plan merge merge_in_memory method_costs open_pool parse_size read_history run_plan "
+        "size_text take_chunks"
     ),
     "stockpot.compare": "ComponentFacts Inspection inspect_checkpoint",
     "stockpot.errors": (

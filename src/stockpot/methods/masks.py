@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from stockpot.methods.contract import Doubles, Task, Work
+from stockpot.methods.contract import Doubles, Parameters, Task, Work
 from stockpot.methods.magnitudes import N_BINS, Counts, bins_of, counts_bytes, counts_of, patterns
 
 try:
@@ -92,13 +92,16 @@ def stream_of(seed: int, identity: bytes, key: str, twin: int) -> tuple[int, int
     return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")
 
 
-def held_by_masks(n: int, shape: tuple[int, ...]) -> int:
+def held_by_masks(n: int, shape: tuple[int, ...], parameters: Parameters) -> int:
     """Bytes that masks by rank keep: counts, a bit for each element, what waits.
 
     Args:
         n: Number of inputs.
         shape: Of the tensor.
+        parameters: The call's; without ``eps`` nothing is kept.
     """
+    if not parameters["eps"]:
+        return 0
     n_elements = int(np.prod(shape, dtype=np.int64))
     return counts_bytes(n) + n * (n_elements // 8 + 1) + 64 * _MOST_OPEN
 
