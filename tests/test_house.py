@@ -77,12 +77,12 @@ PUBLIC = {
         "get_method narrow one_blas_thread sum_grams weighted_rows widen"
     ),
     "stockpot.engine": (
-        "Ancestor Book Chunking DEFAULT_MEMORY Digests Form History InputFound InputRecord "
-        "Labels MergeResult Meter Part Pipeline Plan Progress ProgressCallback Route SWAPPABLE "
-        "Settings Shelf Step TensorPlan Term Verdict arranged compare_shares convert extract "
-        "find_route in_form make_plan merge merge_in_memory open_pool parse_size prune "
-        "read_history read_labels replay run_plan shares_of size_text swap take_chunks unprune "
-        "verify"
+        "Ancestor Book Chunking DEFAULT_MEMORY Digests Estimate Form History InputFound "
+        "InputRecord Labels MergeResult Meter MethodCosts Part Pipeline Plan Progress "
+        "ProgressCallback Route SWAPPABLE Settings Shelf Step TensorPlan Term Verdict arranged "
+        "compare_shares convert estimate_plan extract find_route in_form make_plan merge "
+        "merge_in_memory method_costs open_pool parse_size prune read_history read_labels "
+        "replay run_plan shares_of size_text swap take_chunks unprune verify"
     ),
     "stockpot.compare": "",
     "stockpot.errors": (

@@ -17,6 +17,7 @@ from stockpot.cli import (
     components,
     inspecting,
     merging,
+    methods,
     recipes,
     repairing,
     replaying,
@@ -46,6 +47,7 @@ app.command("prune")(components.prune_model)
 app.command("unprune")(components.unprune_model)
 app.command("convert")(components.convert_model)
 app.command("repair")(repairing.repair_file)
+app.command("methods")(methods.list_methods)
 app.command("verify")(telling.verify_file)
 app.command("replay")(replaying.replay_file)
 recipes.app.command("of")(telling.recipe_of_file)

@@ -258,7 +258,7 @@ def run_recipe(
         with open_pool(recipe, folder) as sources:
             wanted = in_form(recipe, form) if form else recipe
             plan, _ = arranged(make_plan(wanted, sources, dtype), pipeline)
-            _show_plan(plan, json_)
+            _show_plan(plan, settings, json_)
         return
     with shown_progress() as progress:
         result = merge(
@@ -278,15 +278,26 @@ def run_recipe(
     _show_result(result, json_)
 
 
-def _show_plan(plan: Plan, json_: bool) -> None:
-    from stockpot.engine import size_text
+def _show_plan(plan: Plan, settings: Settings, json_: bool) -> None:
+    from stockpot.engine import estimate_plan, size_text
 
+    costs = estimate_plan(
+        plan,
+        memory=settings.memory,
+        threads=settings.n_threads,
+        chunk_elements=settings.chunk_elements,
+        compiled=settings.compiled,
+    )
     facts = {
         "layout": plan.layout.name,
         "models": list(plan.sources),
         "n_tensors": len(plan.tensors),
         "read_bytes": plan.read_bytes,
         "written_bytes": plan.written_bytes,
+        "passes": costs.n_passes,
+        "memory_bytes": costs.n_bytes,
+        "threads": costs.threads,
+        "estimated_s": round(costs.seconds, 1),
         "notes": [str(problem) for problem in plan.notes],
     }
     if json_:
@@ -296,8 +307,17 @@ def _show_plan(plan: Plan, json_: bool) -> None:
         note(f"note: {problem}")
     typer.echo(
         f"{plan.layout.title}: {len(plan.sources)} models, {len(plan.tensors)} tensors; "
-        f"reads {size_text(plan.read_bytes)}, writes {size_text(plan.written_bytes)}, in one pass"
+        f"reads {size_text(plan.read_bytes)}, writes {size_text(plan.written_bytes)}, in "
+        f"{'one pass' if costs.n_passes == 1 else f'{costs.n_passes} passes'}"
     )
+    typer.echo(
+        f"buffers take {size_text(costs.n_bytes)} of {size_text(settings.memory)}; "
+        f"about {costs.seconds:.0f} s on {costs.threads} "
+        f"thread{'s' if costs.threads != 1 else ''}, if the disk keeps up"
+    )
+    if plan.fold.calls:
+        used = sorted({f"{call.function} (version {call.version})" for call in plan.fold.calls})
+        typer.echo(f"methods: {', '.join(used)}")
     print_fold(plan.fold, {tensor.cell.component for tensor in plan.tensors.values()})
 
 

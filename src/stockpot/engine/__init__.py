@@ -3,6 +3,7 @@
 from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, parse_size, size_text, take_chunks
 from stockpot.engine.components import SWAPPABLE, convert, extract, prune, swap, unprune
 from stockpot.engine.composing import Ancestor, compare_shares, shares_of
+from stockpot.engine.estimating import Estimate, MethodCosts, estimate_plan, method_costs
 from stockpot.engine.forms import Form, Pipeline, arranged, in_form
 from stockpot.engine.history import History, InputRecord, Part, Step, read_history
 from stockpot.engine.labels import Labels, read_labels
@@ -21,6 +22,7 @@ __all__ = [
     "Book",
     "Chunking",
     "Digests",
+    "Estimate",
     "Form",
     "History",
     "InputFound",
@@ -28,6 +30,7 @@ __all__ = [
     "Labels",
     "MergeResult",
     "Meter",
+    "MethodCosts",
     "Part",
     "Pipeline",
     "Plan",
@@ -43,12 +46,14 @@ __all__ = [
     "arranged",
     "compare_shares",
     "convert",
+    "estimate_plan",
     "extract",
     "find_route",
     "in_form",
     "make_plan",
     "merge",
     "merge_in_memory",
+    "method_costs",
     "open_pool",
     "parse_size",
     "prune",

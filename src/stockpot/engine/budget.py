@@ -23,7 +23,7 @@ _FEWEST_ELEMENTS = 1 << 10
 _PANEL_BYTES = 5 << 19
 _HANDY_ELEMENTS = 1 << 16
 # Methods walk over their panels several times: these stay in the second and third cache.
-_METHOD_BYTES = 6 << 20
+_METHOD_BYTES = 16 << 20
 _FEWEST_PANEL = 1 << 12
 _ROW_BYTES = 24  # the bytes that are read, the result as doubles and in its type
 _UNITS = {"": 1, "b": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}

@@ -125,7 +125,7 @@ class Graph:
         for i, node in enumerate(self.nodes):
             if isinstance(node, Apply):
                 below = max((passes[j] for j in node.inputs), default=0)
-                passes[i] = below + node.method.passes
+                passes[i] = below + node.method.n_passes(node.parameters)
             elif isinstance(node, Sum):
                 passes[i] = max((passes[j] for _, j in node.parts), default=0)
             elif isinstance(node, Pick):
@@ -165,7 +165,7 @@ class Graph:
             shape: Of the tensor.
         """
         nodes = (node for node in self.nodes if isinstance(node, Apply))
-        return sum(node.method.held(len(node.inputs), shape) for node in nodes)
+        return sum(node.method.held(len(node.inputs), shape, node.parameters) for node in nodes)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -24,7 +24,7 @@
 #define INLINE static __forceinline
 #endif
 
-enum { N_BINS = 1 << 16, SHIFT = 41, OFFSET = ((1023 - 24) << 11) - 1, BLOCK = 256 };
+enum { N_BINS = 1 << 14, SHIFT = 43, OFFSET = ((1023 - 24) << 9) - 1, BLOCK = 256 };
 
 INLINE uint64_t pattern_of(double value) {
     uint64_t bits;
@@ -68,9 +68,9 @@ static PyObject *wrong_size(Py_buffer *views, int count) {
     return NULL;
 }
 
-/* One place a bin, so that a look costs one cache line. */
-typedef struct { uint64_t seen; uint32_t count; uint32_t mixed; } Bin;
-typedef struct { uint32_t before; uint32_t count; } Place; /* highest bit of count: mixed */
+/* The first pattern of the bin, and how many are less, equal and more; together, so that a look
+ * costs one line of the cache. `before` is filled in later: how many stand before the bin. */
+typedef struct { uint64_t seen; uint32_t less, equal, more, before; } Bin;
 
 /* count(values, bins): how many magnitudes fall into each bin. */
 static PyObject *count(PyObject *module, PyObject *args) {
@@ -89,9 +89,10 @@ static PyObject *count(PyObject *module, PyObject *args) {
     for (Py_ssize_t j = 0; j < m; j++) {
         uint64_t bits = pattern_of(values[j]);
         Bin *bin = &bins[bin_of(bits)];
-        bin->seen = bin->count ? bin->seen : bits;
-        bin->mixed |= bin->seen != bits;
-        bin->count++;
+        uint64_t seen = bin->seen = bin->equal ? bin->seen : bits;
+        bin->less += bits < seen;
+        bin->equal += bits == seen;
+        bin->more += bits > seen;
     }
     Py_END_ALLOW_THREADS
     release(views, 2);
@@ -115,7 +116,7 @@ CLONES static void limits_of(double *rank, Py_ssize_t n, double stay, double slo
     }
 }
 
-/* decide(values, places, packed, start, first, second, stay, slope, centre)
+/* decide(values, bins, packed, start, first, second, stay, slope, centre)
  *     -> indices of the unsure, as uint32 bytes
  * Sets the bits of what surely stays; the unsure and the dropped are 0. */
 static PyObject *decide(PyObject *module, PyObject *args) {
@@ -130,11 +131,11 @@ static PyObject *decide(PyObject *module, PyObject *args) {
         return NULL;
     if (get(objects, views, writable, 3) < 0) return NULL;
     Py_ssize_t m = views[0].len / 8;
-    if (views[0].len % 8 || views[1].len != (Py_ssize_t)sizeof(Place) * N_BINS ||
+    if (views[0].len % 8 || views[1].len != (Py_ssize_t)sizeof(Bin) * N_BINS ||
         views[2].len != (m + 7) / 8)
         return wrong_size(views, 3);
     const double *values = views[0].buf;
-    const Place *places = views[1].buf;
+    const Bin *table = views[1].buf;
     uint8_t *packed = views[2].buf;
     uint32_t *found = NULL;
     Py_ssize_t n_found = 0, room = 0;
@@ -149,12 +150,14 @@ static PyObject *decide(PyObject *module, PyObject *args) {
         draw(random, start + (uint64_t)at, size, first, second);
         bins_of(values + at, size, bins);
         for (Py_ssize_t j = 0; j < size; j++) {
-            Place place = places[bins[j]];
-            double under = place.before, many = place.count & 0x7FFFFFFF;
-            double middle = under + (many + 1) / 2;
-            int mixed = place.count >> 31;
-            low[j] = mixed ? under + 1 : middle;
-            high[j] = mixed ? under + many : middle;
+            const Bin *bin = &table[bins[j]];
+            uint64_t bits = pattern_of(values[at + j]);
+            double under = bin->before, less = bin->less, equal = bin->equal, more = bin->more;
+            double middle = under + less + (equal + 1) / 2;
+            low[j] = bits == bin->seen ? middle : bits < bin->seen ? under + 1
+                                                                   : under + less + equal + 1;
+            high[j] = bits == bin->seen ? middle : bits < bin->seen ? under + less
+                                                                    : under + less + equal + more;
         }
         limits_of(low, size, stay, slope, centre);
         limits_of(high, size, stay, slope, centre);

@@ -1,7 +1,7 @@
 def count(values: object, bins: object, /) -> None: ...
 def decide(
     values: object,
-    places: object,
+    bins: object,
     packed: object,
     start: int,
     first: int,

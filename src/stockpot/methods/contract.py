@@ -106,7 +106,7 @@ class Work(ABC):
         """
 
 
-def _nothing(n: int, shape: tuple[int, ...]) -> int:
+def _nothing(n: int, shape: tuple[int, ...], parameters: Parameters) -> int:
     return 0
 
 
@@ -118,26 +118,38 @@ class Method:
     Attributes:
         function: How it is called in recipes: name, options, formula, source, version.
         start: Begins the work on a tensor.
-        passes: How often the inputs are read before the pass that makes rows.
+        passes: How often the inputs are read before the pass that makes rows, or a function that
+            says so from the call's parameters.
         scratch: Doubles that `rows` and `gather` need besides the panel and the result, for each
             element of a panel of n rows.
-        held: Bytes that are kept from pass to pass, for n inputs of a shape.
+        held: Bytes that are kept from pass to pass, for n inputs of a shape and the call's
+            parameters.
         memory: The same for people.
         needs_identities: Whether it asks for its inputs' identities.
+        effort: Seconds of a core for a tensor of a shape, besides its passes; a rough guess.
     """
 
     function: Function
     start: Callable[[Task], Work]
-    passes: int = 0
+    passes: int | Callable[[Parameters], int] = 0
     scratch: Callable[[int], int] = lambda n: n
-    held: Callable[[int, tuple[int, ...]], int] = _nothing
+    held: Callable[[int, tuple[int, ...], Parameters], int] = _nothing
     memory: str = "a panel"
     needs_identities: bool = False
+    effort: Callable[[tuple[int, ...]], float] = lambda shape: 0.0
 
     @property
     def name(self) -> str:
         """What it is called."""
         return self.function.name
+
+    def n_passes(self, parameters: Parameters) -> int:
+        """How often the inputs are read before the pass that makes rows.
+
+        Args:
+            parameters: The call's.
+        """
+        return self.passes if isinstance(self.passes, int) else self.passes(parameters)
 
 
 def by_element(
@@ -182,7 +194,7 @@ def by_gram(function: Function, weights: Callable[[Gram, Parameters], Sequence[f
         lambda task: _ByGram(task, weights),
         passes=1,
         scratch=lambda n: 2,
-        held=lambda n, shape: 16 * n * BLOCK_ELEMENTS + 80 * n * n,
+        held=lambda n, shape, _: 16 * n * BLOCK_ELEMENTS + 80 * n * n,
         memory="a panel, and an n×n matrix",
     )
 
@@ -238,6 +250,7 @@ def by_tensor(
     function: Function,
     change: Callable[[Doubles, Parameters], Doubles],
     factor: int,
+    effort: Callable[[tuple[int, ...]], float] = lambda shape: 0.0,
 ) -> Method:
     """Make a method that needs its one input as a whole tensor.
 
@@ -245,6 +258,7 @@ def by_tensor(
         function: How it is called.
         change: From a tensor of doubles, of its own shape, and parameters to one of that shape.
         factor: How many doubles an element it takes at most, input and result among them.
+        effort: Seconds for a tensor of a shape, roughly.
 
     Returns:
         The method; it needs one pass.
@@ -254,8 +268,9 @@ def by_tensor(
         lambda task: _ByTensor(task, change),
         passes=1,
         scratch=lambda n: 0,
-        held=lambda n, shape: 8 * factor * int(np.prod(shape, dtype=np.int64)),
+        held=lambda n, shape, _: 8 * factor * int(np.prod(shape, dtype=np.int64)),
         memory=f"one whole tensor, {8 * factor} bytes an element",
+        effort=effort,
     )
 
 

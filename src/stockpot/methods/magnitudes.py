@@ -1,9 +1,10 @@
 """Order statistics of magnitudes, exact and streamed: thresholds and ranks without a sort.
 
 Magnitudes of doubles order as their bit patterns do, so counting patterns by their leading bits
-tells where in the order a value stands, up to the width of a bin. Bins are 1/2048 of an octave;
-deltas of half-precision models hold one value a bin there, which is noticed, and then all is known
-after one pass. Where a bin holds several values, further passes look at that bin alone.
+tells where in the order a value stands, up to the width of a bin. Bins are 1/512 of an octave;
+deltas of half-precision models mostly share one value a bin there, so each bin also counts what is
+less, equal and more than the first that came. Where that leaves something open, further passes
+look at such a bin alone.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ __all__ = ["N_BINS", "Counts", "Thresholds", "counts_bytes"]
 
 Bits = npt.NDArray[np.uint64]
 
-N_BINS = 1 << 16
-_SHIFT = np.uint64(41)  # 11 bits of a double's fraction and its exponent stay
-_OFFSET = ((1023 - 24) << 11) - 1  # bin 1 ends at the grain of half precision
+N_BINS = 1 << 14
+_SHIFT = np.uint64(43)  # 9 bits of a double's fraction and its exponent stay
+_OFFSET = ((1023 - 24) << 9) - 1  # bin 1 ends at the grain of half precision
 _SIGN = np.uint64((1 << 63) - 1)
 _FINE = 1 << 14
-# A pattern of the bin, how many there are, whether they differ: together, so that a look at them
-# costs one line of the cache.
-_BIN = np.dtype([("seen", np.uint64), ("count", np.uint32), ("mixed", np.uint32)])
+_FIELDS = ("less", "equal", "more", "before")
+# The first pattern of the bin, how many are less, equal and more, and how many stand before the
+# bin; together, so that a look at them costs one line of the cache.
+_BIN = np.dtype([("seen", np.uint64), *((name, np.uint32) for name in _FIELDS)])
 
 
 def counts_bytes(n_rows: int) -> int:
@@ -60,8 +62,8 @@ def _ends(number: int) -> tuple[int, int]:
     """First pattern of a bin and the first beyond it."""
     if number == 0:
         return 0, 1
-    low = 1 if number == 1 else (number + _OFFSET) << 41
-    high = 1 << 63 if number == N_BINS - 1 else (number + 1 + _OFFSET) << 41
+    low = 1 if number == 1 else (number + _OFFSET) << 43
+    high = 1 << 63 if number == N_BINS - 1 else (number + 1 + _OFFSET) << 43
     return low, high
 
 
@@ -74,8 +76,9 @@ class Counts:
         compiled: Use C where it was built.
 
     Attributes:
-        bins: Shape ``[n, N_BINS]``: ``count``, how many there are; ``seen``, a pattern of each bin
-            that is not empty; ``mixed``, 1 where a bin holds several values.
+        bins: Shape ``[n, N_BINS]``: ``seen``, the first pattern that came; ``less``, ``equal`` and
+            ``more``, how many of the bin compare so to it; ``before``, how many stand in the bins
+            before, once `finish` was called.
     """
 
     def __init__(self, n_rows: int, compiled: bool = True) -> None:
@@ -92,13 +95,33 @@ class Counts:
             if self._compiled:
                 _panels.count(np.ascontiguousarray(values), table.view(np.uint8))
                 continue
-            counts, seen, mixed = table["count"], table["seen"], table["mixed"]
             bits = patterns(values)
             bins = bins_of(bits)
-            fresh = counts[bins] == 0
-            seen[bins[fresh]] = bits[fresh]
-            mixed[bins[seen[bins] != bits]] = 1
-            np.add.at(counts, bins, np.uint32(1))
+            fresh = np.flatnonzero(table["equal"][bins] == 0)
+            # Of several new ones in a bin the first counts, as it would one by one.
+            table["seen"][bins[fresh[::-1]]] = bits[fresh[::-1]]
+            seen = table["seen"][bins]
+            for name, there in (("less", bits < seen), ("equal", bits == seen),
+                                ("more", bits > seen)):  # fmt: skip
+                np.add.at(table[name], bins[there], np.uint32(1))
+
+    def finish(self) -> None:
+        """Fill in ``before``."""
+        for table in self.bins:
+            counts = counts_of(table)
+            table["before"] = np.cumsum(counts) - counts
+
+
+def counts_of(table: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+    """How many magnitudes each bin of a row holds.
+
+    Args:
+        table: A row of `Counts.bins`.
+    """
+    counts = table["less"].astype(np.int64)
+    counts += table["equal"]
+    counts += table["more"]
+    return counts
 
 
 @final
@@ -150,15 +173,20 @@ class Thresholds:
         """Narrow the intervals."""
         if self._counts is not None:
             for row, table in enumerate(self._counts.bins):
-                counts = table["count"]
-                total = np.cumsum(counts, dtype=np.int64)
+                counts = counts_of(table)
+                total = np.cumsum(counts)
                 for i, place in enumerate(self._places):
                     found = int(np.searchsorted(total, place, side="right"))
-                    if table["mixed"][found]:
-                        before = int(total[found]) - int(counts[found])
-                        self._open[row, i] = (*_ends(found), place - before)
+                    rank = place - (int(total[found]) - int(counts[found]))
+                    low, high = _ends(found)
+                    less, equal = int(table["less"][found]), int(table["equal"][found])
+                    seen = table["seen"][found]
+                    if less <= rank < less + equal:
+                        self.values[row, i] = seen.view(np.float64)
+                    elif rank < less:
+                        self._open[row, i] = (low, int(seen), rank)
                     else:
-                        self.values[row, i] = table["seen"][found].view(np.float64)
+                        self._open[row, i] = (int(seen) + 1, high, rank - less - equal)
             self._counts = None
         else:
             self._narrow()

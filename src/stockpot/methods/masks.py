@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from stockpot.methods.contract import Doubles, Task, Work
-from stockpot.methods.magnitudes import N_BINS, Counts, bins_of, counts_bytes, patterns
+from stockpot.methods.contract import Doubles, Parameters, Task, Work
+from stockpot.methods.magnitudes import N_BINS, Counts, bins_of, counts_bytes, counts_of, patterns
 
 try:
     from stockpot.methods import _panels
@@ -30,7 +30,6 @@ Bits = npt.NDArray[np.uint64]
 # Elements whose fate the bins leave open and that wait for the next pass; more wait for their turn.
 _MOST_OPEN = 1 << 18
 _RANDOM = 53
-_COUNT = np.uint32((1 << 31) - 1)
 
 
 def random_bits(stream: tuple[int, int], start: int, count: int) -> Bits:
@@ -93,13 +92,16 @@ def stream_of(seed: int, identity: bytes, key: str, twin: int) -> tuple[int, int
     return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")
 
 
-def held_by_masks(n: int, shape: tuple[int, ...]) -> int:
+def held_by_masks(n: int, shape: tuple[int, ...], parameters: Parameters) -> int:
     """Bytes that masks by rank keep: counts, a bit for each element, what waits.
 
     Args:
         n: Number of inputs.
         shape: Of the tensor.
+        parameters: The call's; without ``eps`` nothing is kept.
     """
+    if not parameters["eps"]:
+        return 0
     n_elements = int(np.prod(shape, dtype=np.int64))
     return counts_bytes(n) + n * (n_elements // 8 + 1) + 64 * _MOST_OPEN
 
@@ -136,9 +138,6 @@ class Masked(Work):
         self._kept = np.zeros((self._n, -(-self._size // 8)) if self._by_rank else 0, np.uint8)
         self._compiled = task.compiled and _panels is not None
         self._counts = Counts(self._n, task.compiled) if self._by_rank else None
-        # What stands before each bin in the order; and how many it holds, its highest bit saying
-        # whether they differ.
-        self._places: npt.NDArray[np.uint32] | None = None
         self._phase = "count"
         self._resume = [0] * self._n
         self._open: list[list[tuple[Bits, Bits, npt.NDArray[np.int64]]]] = []
@@ -161,20 +160,13 @@ class Masked(Work):
         """Draw conclusions; see `Work.finish_pass`."""
         if self._phase == "count":
             assert self._counts is not None
-            places = np.empty((self._n, len(self._counts.bins[0]), 2), np.uint32)
-            for table, (before, count) in zip(
-                self._counts.bins, places.transpose(0, 2, 1), strict=True
-            ):
-                np.cumsum(table["count"], out=before, dtype=np.uint32)
-                before -= table["count"]
-                np.bitwise_or(table["count"], table["mixed"] << np.uint32(31), out=count)
-            self._places, self._counts = places, None
+            self._counts.finish()
             self._begin_deciding()
         elif self._phase == "decide":
-            assert self._places is not None
+            assert self._counts is not None
             self._waiting = [
-                _Waiting(found, places, self._compiled)
-                for found, places in zip(self._open, self._places, strict=True)
+                _Waiting(found, table, self._compiled)
+                for found, table in zip(self._open, self._counts.bins, strict=True)
             ]
             self._phase = "settle"
             if not any(waiting.n for waiting in self._waiting):
@@ -231,7 +223,7 @@ class Masked(Work):
             self._begin_deciding()
         else:
             self.wants_pass = False
-            self._places = None
+            self._counts = None
 
     def _limits(self, ranks: Doubles) -> Doubles:
         """The random numbers below which elements of such ranks stay; never falls back in order."""
@@ -240,15 +232,15 @@ class Masked(Work):
         return result
 
     def _decide(self, i: int, start: int, values: Doubles) -> None:
-        assert self._places is not None
+        assert self._counts is not None
         if self._full[i]:
             return
         where = self._kept[i, start // 8 : (start + len(values) + 7) // 8]
         if self._compiled:
             packed = np.empty(len(where), np.uint8)
             listed = _panels.decide(
-                np.ascontiguousarray(values), self._places[i], packed, start, *self._streams[i],
-                self._stay, self._slope, self._centre,
+                np.ascontiguousarray(values), self._counts.bins[i].view(np.uint8), packed, start,
+                *self._streams[i], self._stay, self._slope, self._centre,
             )  # fmt: skip
             unsure = np.frombuffer(listed, np.uint32).astype(np.int64)
         else:
@@ -265,14 +257,17 @@ class Masked(Work):
     def _decide_slowly(
         self, i: int, start: int, values: Doubles
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        assert self._places is not None
-        places = self._places[i][bins_of(patterns(values))]
-        before = places[:, 0].astype(np.float64)
-        count = (places[:, 1] & _COUNT).astype(np.float64)
-        mixed = places[:, 1] > _COUNT
-        middle = before + (count + 1) / 2
-        low = self._limits(np.where(mixed, before + 1, middle))
-        high = self._limits(np.where(mixed, before + count, middle))
+        assert self._counts is not None
+        bits = patterns(values)
+        table = self._counts.bins[i][bins_of(bits)]
+        seen, under = table["seen"], table["before"].astype(np.float64)
+        less, equal, more = (table[name].astype(np.float64) for name in ("less", "equal", "more"))
+        middle = under + less + (equal + 1) / 2
+        below = bits < seen
+        first = np.where(below, under + 1, under + less + equal + 1)
+        last = np.where(below, under + less, under + less + equal + more)
+        low = self._limits(np.where(bits == seen, middle, first))
+        high = self._limits(np.where(bits == seen, middle, last))
         random = random_bits(self._streams[i], start, len(values))
         keep = random < np.minimum(low, high)
         unsure = np.flatnonzero(~keep & (random < np.maximum(low, high)))
@@ -291,7 +286,7 @@ class _Waiting:
     def __init__(
         self,
         found: list[tuple[Bits, Bits, npt.NDArray[np.int64]]],
-        places: npt.NDArray[np.uint32],
+        table: npt.NDArray[np.void],
         compiled: bool,
     ) -> None:
         empty = np.zeros(0, np.uint64)
@@ -306,9 +301,9 @@ class _Waiting:
         self._open = np.zeros(N_BINS, np.uint8)
         self._open[bins] = 1
         # What stands before a value's bin in the order, less what is counted of open bins there.
-        counts = np.where(self._open, places[:, 1] & _COUNT, 0).astype(np.int64)
+        counts = np.where(self._open, counts_of(table), 0)
         earlier = np.cumsum(counts)[bins] - counts[bins]
-        self._base = places[bins, 0].astype(np.int64) - earlier
+        self._base = table["before"][bins].astype(np.int64) - earlier
 
     def add(self, values: Doubles) -> None:
         if self._compiled:

@@ -6,6 +6,7 @@ point of the group ``stockpot.methods``, named as its function, that leads to a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from types import MappingProxyType
@@ -22,9 +23,16 @@ __all__ = ["METHODS", "get_method"]
 def _counting(name: str, start: Callable[[Task], Work]) -> Method:
     return Method(
         FUNCTIONS[name], start, passes=1, scratch=lambda n: n + 8,
-        held=lambda n, shape: counts_bytes(n) + (n << 18),
-        memory="a panel, and about 1 MB of counts for each input",
+        held=lambda n, shape, _: counts_bytes(n) + (n << 18),
+        memory="a panel, and about half a MB of counts for each input",
     )  # fmt: skip
+
+
+def _svd_seconds(shape: tuple[int, ...]) -> float:
+    """Some 20 operations for each element and singular value, at a few billion a second."""
+    size = math.prod(shape)
+    short = min(shape[0], size // shape[0]) if len(shape) > 1 and size else 0
+    return 20 * size * short / 1e10
 
 
 _ROWS: Iterable[Method] = (
@@ -42,28 +50,26 @@ _ROWS: Iterable[Method] = (
     _counting("trimmed", trimming.Trimmed),
     _counting("top_k_sum", trimming.TopK),
     Method(
-        FUNCTIONS["masked"], masks.Masked, passes=2, scratch=lambda n: 14,
+        FUNCTIONS["masked"], masks.Masked, passes=lambda given: 2 if given["eps"] else 0,
+        scratch=lambda n: 14,
         held=masks.held_by_masks, needs_identities=True,
-        memory="a panel; with eps, a bit for each element and about 1 MB for each input",
+        memory="a panel; with eps, a bit for each element and about half a MB for each input",
     ),
-    by_tensor(FUNCTIONS["isotropic"], spectral.isotropic, factor=7),
-    by_tensor(FUNCTIONS["low_rank"], spectral.low_rank, factor=7),
-    by_tensor(FUNCTIONS["smoothed"], columns.smoothed, factor=6),
+    by_tensor(FUNCTIONS["isotropic"], spectral.isotropic, 7, _svd_seconds),
+    by_tensor(FUNCTIONS["low_rank"], spectral.low_rank, 7, _svd_seconds),
+    by_tensor(FUNCTIONS["smoothed"], columns.smoothed, 6),
     Method(FUNCTIONS["cosine_a"], lambda task: columns.Cosine(task, whole=False), passes=1,
-           scratch=lambda n: 4, held=lambda n, shape: 64 * (1 << 18) + 32 * _width(shape),
+           scratch=lambda n: 4, held=lambda n, shape, _: 64 * (1 << 18) + 32 * _width(shape),
            memory="a panel, and four doubles for each column"),
     Method(FUNCTIONS["cosine_b"], lambda task: columns.Cosine(task, whole=True), passes=1,
-           scratch=lambda n: 4, held=lambda n, shape: 64 * (1 << 18) + 32 * _width(shape),
+           scratch=lambda n: 4, held=lambda n, shape, _: 64 * (1 << 18) + 32 * _width(shape),
            memory="a panel, and four doubles for each column"),
     Method(FUNCTIONS["tensor_swap"], columns.TensorSwap, scratch=lambda n: 4),
 )  # fmt: skip
 
 
 def _width(shape: tuple[int, ...]) -> int:
-    width = 1
-    for length in shape[1:]:
-        width *= length
-    return width
+    return math.prod(shape[1:])
 
 
 #: Every method that comes with Stockpot, by name.
@@ -83,8 +89,8 @@ def get_method(name: str) -> Method:
         UnknownNameError: There is none.
 
     Example:
-        >>> get_method("median").passes, get_method("geometric_median").passes
-        (0, 1)
+        >>> get_method("geometric_median").n_passes({})
+        1
     """
     if name in METHODS:
         return METHODS[name]

@@ -1,0 +1,152 @@
+"""How fast and how large are robust merges, against sd-mecha's?
+
+Makes a base and models near it with a stratified subset of Stable Diffusion 1.5's UNet tensors in
+half precision, and runs DGMLA and the geometric median with Stockpot and with sd-mecha (in a
+virtual environment of its own, with its own defaults), each as a process of its own. Then compares
+the results where both define the same thing. See bench/README.md.
+
+    python bench/methods_speed.py --work /big/disk/bench
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from merge_speed import Measure, as_program, peer_python, read_all
+
+from stockpot.checkpoints import DTYPES, TensorInfo, encode_header, in_file_order, open_checkpoint
+from stockpot.layouts import get_layout
+
+SD_MECHA = """
+import sys, sd_mecha
+from sd_mecha.extensions.builtin.merge_methods.linear import add_difference
+method, output, base, *paths = sys.argv[1:]
+# The subset has not all keys of its architecture, which is meant.
+config = "sd1-ldm"
+base = sd_mecha.model(base, config)
+models = [sd_mecha.model(path, config) for path in paths]
+deltas = [sd_mecha.subtract(model, base) for model in models]
+if method == "geometric_median":
+    recipe = sd_mecha.geometric_median(*models)
+else:
+    recipe = add_difference(base, sd_mecha.ties_sum_with_dropout(
+        *deltas, probability=0.1, della_eps=-0.1, rescale=False, k=1.0, vote_sgn=False,
+        apply_stock=False, apply_median=True, seed=7), 1.0)
+sd_mecha.merge(recipe, output=output, check_extra_keys=False)
+"""
+STOCKPOT = {
+    "geometric_median": "geometric_median(pool - base)",
+    "dgmla": 'dgmla(base, pool - base, p=0.1, eps=-0.1, elect="count", seed=7)',
+}
+BUDGETS = {"wall": 10.0, "memory": 20.0}
+SEED = 20
+
+
+def subset(most_elements: int, most_a_tensor: int) -> dict[str, TensorInfo]:
+    """Every k-th tensor of the UNet, so that all blocks and kinds are there."""
+    fitting = {
+        key: TensorInfo(key, DTYPES["F16"], spec.shape)
+        for key, spec in get_layout("sd1").specs.items()
+        if spec.cell.component == "unet" and not spec.optional and spec.role == "weight"
+    }
+    fitting = {key: info for key, info in fitting.items() if info.n_elements <= most_a_tensor}
+    step = 1
+    while True:
+        chosen = dict(list(fitting.items())[::step])
+        if sum(info.n_elements for info in chosen.values()) <= most_elements:
+            return in_file_order(chosen)
+        step += 1
+
+
+def make_models(work: Path, infos: dict[str, TensorInfo], n_models: int) -> list[Path]:
+    """The base and models near it: values ~N(0, 0.03), deltas ~N(0, 0.003)."""
+    size = sum(info.n_elements for info in infos.values())
+    paths = [
+        work / f"unet-{size}-{name}.safetensors" for name in ["base", *map(str, range(n_models))]
+    ]
+    header = encode_header(infos, {"format": "pt"})
+    for number, path in enumerate(paths):
+        if path.exists() and path.stat().st_size == len(header) + 2 * size:
+            continue
+        print(f"making {path.name}", file=sys.stderr)
+        with path.open("wb") as file:
+            file.write(header)
+            for i, info in enumerate(infos.values()):
+                values = np.random.default_rng([SEED, i]).standard_normal(
+                    info.n_elements, np.float32
+                )
+                values *= 0.03
+                if number:
+                    noise = np.random.default_rng([SEED, i, number])
+                    values += 0.003 * noise.standard_normal(info.n_elements, np.float32)
+                file.write(values.astype(np.float16).tobytes())
+    return paths
+
+
+def difference(one: Path, other: Path, infos: dict[str, TensorInfo]) -> tuple[float, float]:
+    """Largest and root mean square difference of two results."""
+    largest, total, count = 0.0, 0.0, 0
+    with open_checkpoint(one) as a, open_checkpoint(other) as b:
+        for key in infos:
+            x, y = (np.frombuffer(s.read_bytes(key), np.float16).astype(float) for s in (a, b))
+            off = np.abs(x - y)
+            largest, total, count = max(largest, off.max()), total + off @ off, count + len(off)
+    return largest, (total / count) ** 0.5
+
+
+def main() -> None:
+    """Measure, print, and judge."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder for models and results")
+    parser.add_argument("--models", type=int, default=20)
+    parser.add_argument("--elements", type=int, default=60_000_000)
+    parser.add_argument("--largest", type=int, default=4_000_000, help="elements of a tensor")
+    parser.add_argument("--methods", default="geometric_median,dgmla")
+    parser.add_argument("--memory", default="1GiB")
+    parser.add_argument("--json", type=Path, help="write the numbers there")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    infos = subset(args.elements, args.largest)
+    size = sum(info.n_elements for info in infos.values())
+    paths = make_models(args.work, infos, args.models)
+    python = peer_python(args.work)
+    print(f"{len(infos)} tensors of SD1.5's UNet, {size / 1e6:.1f} M parameters, fp16, "
+          f"{args.models} models and a base")  # fmt: skip
+    print(f"{'':18s}{'':10s}{'wall s':>9s}{'CPU s':>9s}{'anon MB':>9s}")
+    kept, numbers = [], {}
+    for method in args.methods.split(","):
+        runs: dict[str, Measure] = {}
+        outputs = {}
+        for program in ("stockpot", "sd-mecha"):
+            output = outputs[program] = args.work / f"{method}-{program}.safetensors"
+            output.unlink(missing_ok=True)
+            read_all(paths)
+            if program == "stockpot":
+                entries = [f"base={paths[0]}", *(f"m{i}={p}" for i, p in enumerate(paths[1:]))]
+                command = [sys.executable, "-m", "stockpot", "merge", "-e", STOCKPOT[method],
+                           "-o", output, "--memory", args.memory]  # fmt: skip
+                command += [word for entry in entries for word in ("--pool", entry)]
+            else:
+                command = [python, "-c", SD_MECHA, method, output, *paths]
+            runs[program] = as_program(command)
+            run = runs[program]
+            print(f"{method:18s}{program:10s}{run.wall_s:9.2f}{run.cpu_s:9.2f}"
+                  f"{run.anonymous_mb:9.0f}", flush=True)  # fmt: skip
+        ours, theirs = runs["stockpot"], runs["sd-mecha"]
+        wall, memory = theirs.wall_s / ours.wall_s, theirs.anonymous_mb / ours.anonymous_mb
+        largest, rms = difference(*outputs.values(), infos)
+        print(f"{method}: {wall:.1f} x less time, {memory:.1f} x less memory; results differ by "
+              f"{largest:.2g} at most, {rms:.2g} root mean square")  # fmt: skip
+        kept += [wall >= BUDGETS["wall"], memory >= BUDGETS["memory"]]
+        numbers[method] = {"wall": wall, "memory": memory, "largest": largest, "rms": rms}
+    print("budgets (10 x time, 20 x memory):", "kept" if all(kept) else "NOT KEPT")
+    if args.json:
+        args.json.write_text(json.dumps(numbers, indent=1))
+
+
+if __name__ == "__main__":
+    main()
