@@ -77,8 +77,9 @@ PUBLIC = {
     ),
     "stockpot.compare": "ComponentFacts Inspection inspect_checkpoint",
     "stockpot.errors": (
-        "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError OutputError "
-        "OutputExistsError PreflightError Problem ProblemsError RecipeError StockpotError "
+        "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError "
+        "MissingWeightsError OutputError OutputExistsError PreflightError Problem ProblemsError "
+        "RecipeError ScorerError StockpotError "
         "TruncatedFileError UnknownNameError VerificationError"
     ),
 }
