@@ -75,6 +75,14 @@ PUBLIC = {
         "ProgressCallback Settings Step TensorPlan Term make_plan merge merge_in_memory open_pool "
         "parse_size read_history run_plan size_text take_chunks"
     ),
+    "stockpot.scores": (
+        "FITS SCORERS Asker AttributeJudge CafeAesthetic CallableScorer ClipReward ClipScore "
+        "Colourfulness CommandScorer Comparison Contrast Detail HpsV2 HumanChoice Hybrid "
+        "ImageReward Images LaionAesthetic Need PageAsker Part PickScore Picture Piqe Question "
+        "Reading Scale Scorer Scores Setting Sharpness Statistics TerminalAsker Transform "
+        "UnreadPromptWarning check_images fit_strengths is_there make_scorer picture_statistics "
+        "piqe plain_prompt plugins read_picture read_scales scales_to_json scorers_folder"
+    ),
     "stockpot.compare": "ComponentFacts Inspection inspect_checkpoint",
     "stockpot.errors": (
         "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError "

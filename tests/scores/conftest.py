@@ -40,9 +40,9 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Originals:
     folder = tmp_path_factory.mktemp("scorers")
     torch.manual_seed(11)
     networks: dict[str, Any] = {}
-    _tokenizers(folder)
-    networks["imagereward"] = _imagereward(folder)
-    networks["hpsv2"] = _hpsv2(folder)
+    save_tokenizers(folder)
+    networks["imagereward"] = save_imagereward(folder, BlipSizes())
+    networks["hpsv2"] = save_hpsv2(folder, ClipSizes(vision=160))
     networks["pickscore"] = _clip(folder / "pickscore", 1)
     networks["clipscore"] = _clip(folder / "clip", 2)
     networks["aesthetic"] = _aesthetic(folder)
@@ -50,7 +50,8 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Originals:
     return Originals(folder, networks)
 
 
-def _tokenizers(folder: Path) -> None:
+def save_tokenizers(folder: Path) -> None:
+    """Save a vocabulary of BERT's and a CLIP tokenizer that spells."""
     from transformers import CLIPTokenizer
 
     (folder / "bert-base-uncased").mkdir()
@@ -89,29 +90,58 @@ def _head(width: int) -> Any:
     return _strong(torch.nn.Sequential(*layers))
 
 
-def _imagereward(folder: Path) -> Any:
+@dataclass(frozen=True)
+class BlipSizes:
+    """Sizes of an ImageReward; heads of its vision have 64 channels."""
+
+    vision: int = 128
+    layers: int = 2
+    image: int = 64
+    text: int = 64
+    text_layers: int = 2
+    heads: int = 4
+    inner: int = 96
+    words: int = len(BERT_WORDS) + 2
+    positions: int = 40
+
+
+@dataclass(frozen=True)
+class ClipSizes:
+    """Sizes of a CLIP; the head's width of its vision is 80 in ViT-H-14."""
+
+    vision: int = 128
+    layers: int = 2
+    heads: int = 2
+    side: int = 4
+    text: int = 128
+    text_layers: int = 2
+    words: int = 514
+    length: int = CLIP_LENGTH
+    joint: int = 48
+
+
+def save_imagereward(folder: Path, sizes: BlipSizes) -> Any:
+    """Save random weights as the original file has them; returns transformers' modules."""
     from transformers import BlipTextConfig, BlipVisionConfig
     from transformers.models.blip.modeling_blip import BlipVisionModel
     from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-    vision = _strong(
-        BlipVisionModel(
-            BlipVisionConfig(hidden_size=128, intermediate_size=512, num_hidden_layers=2,
-                             num_attention_heads=2, image_size=64, patch_size=16,
-                             layer_norm_eps=1e-6, hidden_act="gelu")
-        )
+    seen = BlipVisionConfig(
+        hidden_size=sizes.vision, intermediate_size=4 * sizes.vision, hidden_act="gelu",
+        num_hidden_layers=sizes.layers, num_attention_heads=sizes.vision // 64,
+        image_size=sizes.image, patch_size=16, layer_norm_eps=1e-6,
     )  # fmt: skip
-    text = _strong(
-        BlipTextModel(
-            BlipTextConfig(vocab_size=len(BERT_WORDS) + 2, hidden_size=64, intermediate_size=96,
-                           num_hidden_layers=2, num_attention_heads=4, encoder_hidden_size=128,
-                           max_position_embeddings=40, layer_norm_eps=1e-12, hidden_act="gelu",
-                           is_decoder=True, hidden_dropout_prob=0.0,
-                           attention_probs_dropout_prob=0.0),
-            add_pooling_layer=False,
-        )
-    )  # fmt: skip
-    head = _head(64)
+    config = {
+        "architectures": ["BertModel"], "hidden_act": "gelu", "hidden_size": sizes.text,
+        "intermediate_size": sizes.inner, "layer_norm_eps": 1e-12,
+        "max_position_embeddings": sizes.positions, "num_attention_heads": sizes.heads,
+        "num_hidden_layers": sizes.text_layers, "pad_token_id": 0, "vocab_size": sizes.words,
+    }  # fmt: skip
+    read = BlipTextConfig(**config, encoder_hidden_size=sizes.vision, is_decoder=True,
+                          hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)  # fmt: skip
+    vision = _strong(BlipVisionModel(seen))
+    text = _strong(BlipTextModel(read, add_pooling_layer=False))
+    head = _head(sizes.text)
     names = {
         "embeddings.class_embedding": "cls_token",
         "embeddings.position_embedding": "pos_embed",
@@ -130,41 +160,43 @@ def _imagereward(folder: Path) -> Any:
         state[f"blip.visual_encoder.{key}"] = value
     state |= {f"blip.text_encoder.{key}": value for key, value in text.state_dict().items()}
     # What the file has besides, and the score does not use.
-    state["blip.text_encoder.embeddings.position_ids"] = torch.arange(40)[None]
-    for side, width in (("vision", 128), ("text", 64)):
+    state["blip.text_encoder.embeddings.position_ids"] = torch.arange(sizes.positions)[None]
+    for side, width in (("vision", sizes.vision), ("text", sizes.text)):
         state[f"blip.{side}_proj.weight"] = torch.randn(256, width)
         state[f"blip.{side}_proj.bias"] = torch.randn(256)
     state |= {f"mlp.layers.{key}": value for key, value in head.state_dict().items()}
     (folder / "imagereward").mkdir()
     torch.save(state, folder / "imagereward" / "ImageReward.pt")
-    config = {"architectures": ["BertModel"], "hidden_act": "gelu", "hidden_size": 64,
-              "intermediate_size": 96, "layer_norm_eps": 1e-12, "max_position_embeddings": 40,
-              "model_type": "bert", "num_attention_heads": 4, "num_hidden_layers": 2,
-              "pad_token_id": 0, "vocab_size": len(BERT_WORDS) + 2, "encoder_width": 768,
-              "add_cross_attention": True}  # fmt: skip
+    # The width of the picture's encoder in the file is that of another model, and not used.
+    config |= {"model_type": "bert", "encoder_width": 768, "add_cross_attention": True}
     (folder / "imagereward" / "med_config.json").write_text(json.dumps(config), encoding="utf-8")
     return vision, text, head
 
 
-def clip_config(act: str, *, vision: int = 128, heads: int = 2, text: int = 128) -> Any:
+def clip_config(act: str, sizes: ClipSizes) -> Any:
     from transformers import CLIPConfig
 
     return CLIPConfig(
-        text_config={"hidden_size": text, "intermediate_size": 4 * text, "num_hidden_layers": 2,
-                     "num_attention_heads": 2, "vocab_size": 514, "hidden_act": act,
-                     "max_position_embeddings": CLIP_LENGTH, "bos_token_id": 512,
-                     "eos_token_id": 513},
-        vision_config={"hidden_size": vision, "intermediate_size": 4 * vision, "hidden_act": act,
-                       "num_hidden_layers": 2, "num_attention_heads": heads,
-                       "image_size": 4 * PATCH, "patch_size": PATCH},
-        projection_dim=48,
+        text_config={
+            "hidden_size": sizes.text, "intermediate_size": 4 * sizes.text, "hidden_act": act,
+            "num_hidden_layers": sizes.text_layers, "num_attention_heads": sizes.text // 64,
+            "vocab_size": sizes.words, "max_position_embeddings": sizes.length,
+            "bos_token_id": 512, "eos_token_id": 513,
+        },
+        vision_config={
+            "hidden_size": sizes.vision, "intermediate_size": 4 * sizes.vision,
+            "hidden_act": act, "num_hidden_layers": sizes.layers,
+            "num_attention_heads": sizes.heads, "image_size": sizes.side * PATCH,
+            "patch_size": PATCH,
+        },
+        projection_dim=sizes.joint,
     )  # fmt: skip
 
 
 def _clip(folder: Path, seed: int) -> Any:
     from transformers import CLIPImageProcessorPil, CLIPModel
 
-    model = _strong(CLIPModel(clip_config("quick_gelu" if seed > 1 else "gelu")))
+    model = _strong(CLIPModel(clip_config("quick_gelu" if seed > 1 else "gelu", ClipSizes())))
     with torch.no_grad():
         model.logit_scale.fill_(3.0 + seed)
     model.save_pretrained(folder)
@@ -173,14 +205,18 @@ def _clip(folder: Path, seed: int) -> Any:
     return model
 
 
-def _hpsv2(folder: Path) -> Any:
+def save_hpsv2(folder: Path, sizes: ClipSizes) -> Any:
+    """Save random weights as the original file has them; returns transformers' model."""
     from transformers import CLIPModel
 
-    model = _strong(CLIPModel(clip_config("gelu", vision=160)))
+    model = _strong(CLIPModel(clip_config("gelu", sizes)))
     state: dict[str, Any] = {}
     theirs = model.state_dict()
-    for prefix, original in (("vision_model", "visual."), ("text_model", "")):
-        for i in range(2):
+    for prefix, original, depth in (
+        ("vision_model", "visual.", sizes.layers),
+        ("text_model", "", sizes.text_layers),
+    ):
+        for i in range(depth):
             old = f"{prefix}.encoder.layers.{i}"
             new = f"{original}transformer.resblocks.{i}"
             for kind in ("weight", "bias"):

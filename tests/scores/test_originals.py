@@ -72,14 +72,16 @@ def clip_tokens(folder: Path, prompts: list[str], length: int = 32) -> Any:
                      return_tensors="pt")  # fmt: skip
 
 
-def by_imagereward(network: Any, folder: Path, pictures: Any, prompts: list[str]) -> Any:
+def by_imagereward(
+    network: Any, folder: Path, pictures: Any, prompts: list[str], side: int = 64
+) -> Any:
     from transformers import BertTokenizer
 
     vision, text, head = network
     tokenizer = BertTokenizer.from_pretrained(folder / "bert-base-uncased", local_files_only=True)
     words = tokenizer(prompts, padding="max_length", max_length=35, truncation=True,
                       return_tensors="pt")  # fmt: skip
-    seen = vision(torch.stack([cut_to_square(p, 64) for p in pictures])).last_hidden_state
+    seen = vision(torch.stack([cut_to_square(p, side) for p in pictures])).last_hidden_state
     states = text(
         input_ids=words["input_ids"],
         attention_mask=words["attention_mask"],
@@ -90,9 +92,11 @@ def by_imagereward(network: Any, folder: Path, pictures: Any, prompts: list[str]
     return (head(states[:, 0])[:, 0] - 0.16717362830052426) / 1.0333394966054072
 
 
-def by_hpsv2(network: Any, folder: Path, pictures: Any, prompts: list[str]) -> Any:
-    pixels = torch.stack([put_on_black(p, 56) for p in pictures])
-    out = network(pixel_values=pixels, **clip_tokens(folder, prompts))
+def by_hpsv2(
+    network: Any, folder: Path, pictures: Any, prompts: list[str], side: int = 56, length: int = 32
+) -> Any:
+    pixels = torch.stack([put_on_black(p, side) for p in pictures])
+    out = network(pixel_values=pixels, **clip_tokens(folder, prompts, length))
     return (out.image_embeds * out.text_embeds).sum(dim=-1)
 
 

@@ -47,7 +47,7 @@ SCORERS: Mapping[str, type[Scorer]] = MappingProxyType(
 
 _COMMAND = "command:"
 _TERM = re.compile(
-    r"\s*(?P<sign>[+-]?)\s*(?:(?P<weight>\d+\.?\d*|\.\d+)\s*\*\s*)?(?P<name>[A-Za-z_][\w.-]*)\s*"
+    r"\s*(?P<sign>[+-]?)\s*(?:(?P<weight>\d+\.?\d*|\.\d+)\s*\*\s*)?(?P<name>[A-Za-z_]\w*)\s*"
 )
 
 
@@ -79,8 +79,9 @@ def make_scorer(
     """
     if name.startswith(_COMMAND):
         return CommandScorer(name.removeprefix(_COMMAND))
-    terms = _terms(name)
-    if terms is None or len(terms) == 1 and terms[0] == (name, 1.0):
+    # A name may have a hyphen; then it is no difference.
+    terms = None if name in SCORERS or name in plugins() else _terms(name)
+    if terms is None or terms == [(name, 1.0)]:
         return _make_one(name, setting)
     return Hybrid.from_scales([(_make_one(n, setting), weight) for n, weight in terms], scales)
 

@@ -1,8 +1,8 @@
 """PIQE: distortions of a picture, without any reference and without weights.
 
 Source: Venkatanath et al., Blind image quality evaluation using perception based features
-(NCC 2015). Where widespread programs differ from the paper (they leave the wrong column out of a
-block's surround), this follows the paper.
+(NCC 2015). ``pypiqe``, a port of MATLAB's, differs: it leaves a wrong column out of a block's
+surround, and stretches brightness so that the brightest pixel is 255.
 """
 
 from __future__ import annotations
