@@ -87,9 +87,9 @@ PUBLIC = {
     "stockpot.compare": "",
     "stockpot.errors": (
         "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError "
-        "OutputError OutputExistsError PreflightError Problem ProblemsError RecipeError "
-        "RequestError StockpotError TruncatedFileError UnknownNameError UnsafeFileError "
-        "VerificationError"
+        "MissingWeightsError OutputError OutputExistsError PreflightError Problem ProblemsError "
+        "RecipeError RequestError ScorerError StockpotError TruncatedFileError UnknownNameError "
+        "UnsafeFileError VerificationError"
     ),
     "stockpot.draw": (
         "BREAK Box BrokenPictureWarning Chunk Chunked Conditioner Conditioning ContactSheet "
@@ -124,7 +124,14 @@ PUBLIC = {
         "Cell Code Facts Gallery GalleryRow HeatRow HeatTable Note Page Section Table TableRow "
         "Tile render_page write_page"
     ),
-    "stockpot.scores": "AttributeJudge ClipReward Images SCORERS Scorer Scores make_scorer",
+    "stockpot.scores": (
+        "Asker AttributeJudge CafeAesthetic CallableScorer ClipReward ClipScore Colourfulness "
+        "CommandScorer Comparison Contrast Detail FITS HpsV2 HumanChoice Hybrid ImageReward "
+        "Images LaionAesthetic Need PageAsker Part PickScore Picture Piqe Question Reading "
+        "SCORERS Scale Scorer Scores Setting Sharpness Statistics TerminalAsker Transform "
+        "UnreadPromptWarning check_images fit_strengths is_there make_scorer picture_statistics "
+        "piqe plain_prompt plugins read_picture read_scales scales_to_json scorers_folder"
+    ),
     "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",
     "stockpot.inspect": (
         "CACHE_VARIABLE CODES Cache Code ComponentFacts Foreign Identity Inspection Node "

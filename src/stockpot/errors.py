@@ -15,6 +15,8 @@ StockpotError
 ├── OutputExistsError           the output is there already and may not be replaced
 ├── OutputError                 the output cannot be written (no space, no permission)
 ├── MemoryBudgetError           the plan needs more than the memory it was given
+├── ScorerError                 a scorer was asked wrongly, or does not do what scorers must
+│   └── MissingWeightsError     files that it needs are not there
 └── MissingExtraError           an optional dependency is not installed
 
 Each message gives the rule, what came instead, where (file and key), and what to do.
@@ -32,6 +34,7 @@ __all__ = [
     "LayoutError",
     "MemoryBudgetError",
     "MissingExtraError",
+    "MissingWeightsError",
     "OutputError",
     "OutputExistsError",
     "PreflightError",
@@ -39,6 +42,7 @@ __all__ = [
     "ProblemsError",
     "RecipeError",
     "RequestError",
+    "ScorerError",
     "StockpotError",
     "TruncatedFileError",
     "UnknownNameError",
@@ -156,6 +160,14 @@ class OutputError(StockpotError, OSError):
 
 class MemoryBudgetError(StockpotError, MemoryError):
     """A plan needs more memory than it was given."""
+
+
+class ScorerError(StockpotError, ValueError):
+    """A scorer was asked wrongly, or what it gave back is not what scorers must give."""
+
+
+class MissingWeightsError(ScorerError):
+    """Files that a scorer needs are not there; the message says where to get and to put them."""
 
 
 class MissingExtraError(StockpotError, ImportError):

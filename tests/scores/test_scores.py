@@ -1,4 +1,4 @@
-"""The contract that every scorer keeps, and what the zoo's two can tell."""
+"""What the zoo's two scorers can tell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from stockpot.errors import UnknownNameError
-from stockpot.scores import SCORERS, AttributeJudge, ClipReward, Scorer, make_scorer
+from stockpot.scores import (
+    AttributeJudge,
+    ClipReward,
+    Scorer,
+    UnreadPromptWarning,
+    make_scorer,
+)
 from stockpot.zoo.shapes import ATTRIBUTES, STYLES, Scene, all_scenes, caption, render
 
 pytest.importorskip("transformers")
@@ -21,36 +27,9 @@ def fresh(n: int, seed: int) -> tuple[list[Scene], np.ndarray]:
     return picked, np.stack([render(scene, rng) for scene in picked])
 
 
-@pytest.fixture(scope="module", params=sorted(SCORERS))
+@pytest.fixture(scope="module", params=["attributes", "clip"])
 def scorer(request: pytest.FixtureRequest) -> Iterator[Scorer]:
     yield make_scorer(request.param)
-
-
-def test_one_float64_a_picture(scorer: Scorer) -> None:
-    scenes, images = fresh(5, 90)
-    scores = scorer.score(images, [caption(s) for s in scenes])
-    assert scores.dtype == np.float64 and scores.shape == (5,) and np.isfinite(scores).all()
-    assert scorer.range and SCORERS[scorer.name] is type(scorer)
-
-
-def test_pictures_do_not_depend_on_each_other(scorer: Scorer) -> None:
-    scenes, images = fresh(6, 91)
-    prompts = [caption(s) for s in scenes]
-    whole = scorer.score(images, prompts)
-    alone = np.concatenate([scorer.score(images[i : i + 1], [prompts[i]]) for i in range(6)])
-    np.testing.assert_allclose(whole, alone, atol=1e-5)
-
-
-def test_inputs_stay_as_they_are(scorer: Scorer) -> None:
-    scenes, images = fresh(3, 92)
-    before, prompts = images.copy(), [caption(s) for s in scenes]
-    first = scorer.score(images, prompts)
-    assert np.array_equal(images, before)
-    assert np.array_equal(first, scorer.score(images, prompts))
-
-
-def test_no_pictures(scorer: Scorer) -> None:
-    assert scorer.score(np.zeros((0, 32, 32, 3), dtype=np.uint8), []).shape == (0,)
 
 
 def test_larger_pictures_are_resampled(scorer: Scorer) -> None:
@@ -67,13 +46,6 @@ def test_right_prompts_score_higher(scorer: Scorer) -> None:
     right = scorer.score(images, prompts)
     wrong = scorer.score(images, prompts[1:] + prompts[:1])
     assert (right > wrong).mean() >= 0.97
-
-
-def test_helpful_errors(scorer: Scorer) -> None:
-    with pytest.raises(ValueError, match=r"must be uint8 RGB .* float64 \[1, 4, 4, 3\]"):
-        scorer.score(np.zeros((1, 4, 4, 3)), ["x"])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="one prompt a picture: 1 and 2"):
-        scorer.score(np.zeros((1, 4, 4, 3), dtype=np.uint8), ["x", "y"])
 
 
 def test_the_judge_reads_fresh_pictures() -> None:
@@ -105,10 +77,11 @@ def test_log_probabilities_are_distributions() -> None:
 
 def test_the_reward_takes_any_text() -> None:
     _, images = fresh(2, 98)
-    scores = ClipReward().score(images, ["größe 猫 " * 60, ""])
+    with pytest.warns(UnreadPromptWarning, match="clip does not see the end of a prompt"):
+        scores = ClipReward().score(images, ["größe 猫 " * 60, ""])
     assert (np.abs(scores) <= 1 + 1e-6).all()
 
 
 def test_unknown_scorer_suggests() -> None:
-    with pytest.raises(UnknownNameError, match="did you mean 'clip'"):
-        make_scorer("clipp")
+    with pytest.raises(UnknownNameError, match="unknown scorer 'pique'; did you mean 'piqe'"):
+        make_scorer("pique")

@@ -48,6 +48,7 @@ SET_ASIDE = {
 """Roles of the zoo's members that nobody would put into a soup, and why."""
 
 SOUP = "soup"
+ZOO_SCORERS = ("attributes", "clip")
 FILES = ("demo.html", "contact-sheet.png", "soup.yaml", "soup.safetensors")
 
 Echo = Callable[[str], None]
@@ -277,9 +278,9 @@ def _defaults(
 
         config = zoo_path() / "config"
     if scorers is None:
-        from stockpot.scores import SCORERS
+        from stockpot.scores import make_scorer
 
-        scorers = {name: scorer() for name, scorer in SCORERS.items()}
+        scorers = {name: make_scorer(name) for name in ZOO_SCORERS}
     bases = [member for member in members if member.role == "base"]
     if len(bases) != 1:
         raise CheckpointError(f"a family has one base, but this one has {len(bases)}")

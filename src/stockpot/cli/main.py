@@ -21,6 +21,7 @@ from stockpot.cli import (
     recipes,
     repairing,
     replaying,
+    scoring,
     showing,
     telling,
 )
@@ -48,6 +49,7 @@ app.command("unprune")(components.unprune_model)
 app.command("convert")(components.convert_model)
 app.command("repair")(repairing.repair_file)
 app.command("methods")(methods.list_methods)
+app.command("score")(scoring.score_pictures)
 app.command("verify")(telling.verify_file)
 app.command("replay")(replaying.replay_file)
 recipes.app.command("of")(telling.recipe_of_file)

@@ -1,56 +1,97 @@
 """Scorers: pictures and prompts in, one number a picture out, higher is better.
 
-Importing this package loads no torch; making a scorer does.
+Importing this package loads no torch; making a scorer with a network does.
 
 Examples:
-    >>> sorted(SCORERS)
-    ['attributes', 'clip']
+    >>> len(SCORERS)
+    14
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
-from stockpot.errors import UnknownNameError
-from stockpot.scores._base import Images, Scorer, Scores
+from stockpot.scores._base import (
+    Images,
+    Need,
+    Picture,
+    Reading,
+    Scale,
+    Scorer,
+    Scores,
+    Setting,
+    UnreadPromptWarning,
+    check_images,
+)
+from stockpot.scores.aesthetic import CafeAesthetic, LaionAesthetic
+from stockpot.scores.asking import PageAsker, TerminalAsker
 from stockpot.scores.attributes import AttributeJudge
+from stockpot.scores.bradley_terry import Comparison, fit_strengths
+from stockpot.scores.callables import CallableScorer, plugins
 from stockpot.scores.clip import ClipReward
+from stockpot.scores.clip_scores import ClipScore, PickScore
+from stockpot.scores.commands import CommandScorer
+from stockpot.scores.files import is_there, scorers_folder
+from stockpot.scores.hpsv2 import HpsV2
+from stockpot.scores.human import Asker, HumanChoice, Question
+from stockpot.scores.hybrid import Hybrid, Part
+from stockpot.scores.imagereward import ImageReward
+from stockpot.scores.making import SCORERS, make_scorer, read_scales, scales_to_json
+from stockpot.scores.pictures import FITS, Transform, read_picture
+from stockpot.scores.piqe import Piqe, piqe
+from stockpot.scores.plain import plain_prompt
+from stockpot.scores.statistics import (
+    Colourfulness,
+    Contrast,
+    Detail,
+    Sharpness,
+    Statistics,
+    picture_statistics,
+)
 
 __all__ = [
+    "FITS",
     "SCORERS",
+    "Asker",
     "AttributeJudge",
+    "CafeAesthetic",
+    "CallableScorer",
     "ClipReward",
+    "ClipScore",
+    "Colourfulness",
+    "CommandScorer",
+    "Comparison",
+    "Contrast",
+    "Detail",
+    "HpsV2",
+    "HumanChoice",
+    "Hybrid",
+    "ImageReward",
     "Images",
+    "LaionAesthetic",
+    "Need",
+    "PageAsker",
+    "Part",
+    "PickScore",
+    "Picture",
+    "Piqe",
+    "Question",
+    "Reading",
+    "Scale",
     "Scorer",
     "Scores",
+    "Setting",
+    "Sharpness",
+    "Statistics",
+    "TerminalAsker",
+    "Transform",
+    "UnreadPromptWarning",
+    "check_images",
+    "fit_strengths",
+    "is_there",
     "make_scorer",
+    "picture_statistics",
+    "piqe",
+    "plain_prompt",
+    "plugins",
+    "read_picture",
+    "read_scales",
+    "scales_to_json",
+    "scorers_folder",
 ]
-
-SCORERS: Mapping[str, type[Scorer]] = MappingProxyType(
-    {
-        "attributes": AttributeJudge,
-        "clip": ClipReward,
-    }
-)
-"""Every scorer by its name; each can be made without arguments where the zoo is installed."""
-
-
-def make_scorer(name: str) -> Scorer:
-    """Make a scorer by its name, with its defaults.
-
-    Args:
-        name: One of `SCORERS`.
-
-    Returns:
-        The scorer, loaded.
-
-    Raises:
-        UnknownNameError: There is no such scorer.
-        stockpot.zoo.ZooNotInstalled: Its weights are not installed.
-
-    Examples:
-        >>> make_scorer("attributes").range
-        'mean log-probability of the named attributes, -10 to 0'
-    """
-    if name not in SCORERS:
-        raise UnknownNameError("scorer", name, SCORERS)
-    return SCORERS[name]()

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import numpy as np
 import numpy.typing as npt
 
-from stockpot.scores._base import Images, Scorer, Scores, check_images
+from stockpot.errors import ScorerError
+from stockpot.scores._base import Images, Picture, Scorer, Scores, check_images
 from stockpot.zoo.shapes import ATTRIBUTES, parse
 
 if TYPE_CHECKING:
@@ -74,8 +75,10 @@ class AttributeJudge(Scorer):
         True
     """
 
-    name: ClassVar[str] = "attributes"
-    range: ClassVar[str] = "mean log-probability of the named attributes, -10 to 0"
+    name = "attributes"
+    range = "mean log-probability of the named attributes, -10 to 0"
+
+    batch_size = 256
 
     FLOOR: ClassVar[float] = -10.0
 
@@ -93,24 +96,24 @@ class AttributeJudge(Scorer):
         """Say what each picture shows.
 
         Args:
-            images: uint8 RGB, `[n, height, width, 3]`; sizes other than 32x32 are resampled.
+            images: uint8 RGB; sizes other than 32x32 are resampled.
 
         Returns:
             For each attribute the natural logarithm of each word's probability,
             float64 `[n, n_words]`, words in the order of `stockpot.zoo.shapes.ATTRIBUTES`.
 
         Raises:
-            ValueError: The pictures are not uint8 RGB.
+            ScorerError: The pictures are not uint8 RGB.
         """
         import torch
 
-        check_images(images, len(images))
+        pictures = check_images(images, len(images))
         found: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in ATTRIBUTES}
         trunk: Any = self._network["trunk"]
         heads: Any = self._network["heads"]
         with torch.no_grad():
-            for start in range(0, len(images), 256):
-                features = trunk(to_tensor(images[start : start + 256]))
+            for start in range(0, len(pictures), self.batch_size):
+                features = trunk(to_tensor(pictures[start : start + self.batch_size]))
                 for name in ATTRIBUTES:
                     rows = torch.log_softmax(heads[name](features).double(), dim=1)
                     found[name].append(rows.numpy())
@@ -151,20 +154,20 @@ class AttributeJudge(Scorer):
             verdict[name] = {"right": right, "log_probability": log_probability}
         return verdict
 
-    def _score(self, images: Images, prompts: list[str]) -> Scores:
-        for prompt in prompts:
-            if not parse(prompt):
-                raise ValueError(f"The prompt {prompt!r} names no attribute to look for.")
-        verdict = self.judge(images, prompts)
+    def _score(self, pictures: list[Picture], texts: list[str]) -> Scores:
+        for text in texts:
+            if not parse(text):
+                raise ScorerError(f"The prompt {text!r} names no attribute to look for.")
+        verdict = self.judge(pictures, texts)
         rows = np.stack([verdict[name]["log_probability"] for name in ATTRIBUTES])
         return np.asarray(np.nanmean(rows, axis=0), dtype=np.float64)
 
 
-def to_tensor(images: Images) -> torch.Tensor:
+def to_tensor(pictures: Sequence[Picture]) -> torch.Tensor:
     """Turn pictures into what the zoo's networks take.
 
     Args:
-        images: uint8 RGB, `[n, height, width, 3]`.
+        pictures: uint8 RGB, each `[height, width, 3]`; at least one.
 
     Returns:
         float32 in [-1, 1], `[n, 3, 32, 32]`, area-averaged where the pictures are larger.
@@ -173,7 +176,12 @@ def to_tensor(images: Images) -> torch.Tensor:
 
     from stockpot.zoo.shapes import IMAGE_SIZE
 
-    x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    if x.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
-        x = torch.nn.functional.interpolate(x, (IMAGE_SIZE, IMAGE_SIZE), mode="area")
-    return x
+    rows = []
+    for picture in pictures:
+        # A copy: torch does not take arrays that may not be written to.
+        row = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+        if row.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
+            size = (IMAGE_SIZE, IMAGE_SIZE)
+            row = torch.nn.functional.interpolate(row[None], size, mode="area")[0]
+        rows.append(row)
+    return torch.stack(rows)

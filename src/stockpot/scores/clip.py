@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import numpy as np
 
 from stockpot.errors import MissingExtraError
-from stockpot.scores._base import Images, Scorer, Scores
+from stockpot.scores._base import Picture, Reading, Scorer, Scores
 from stockpot.scores.attributes import to_tensor
+from stockpot.scores.networks import Tokens
 
 __all__ = ["ClipReward"]
-
-BATCH = 256
 
 
 @final
@@ -43,8 +42,9 @@ class ClipReward(Scorer):
         True
     """
 
-    name: ClassVar[str] = "clip"
-    range: ClassVar[str] = "cosine, -1 to 1"
+    name = "clip"
+    range = "cosine, -1 to 1"
+    batch_size = 256
 
     def __init__(self, folder: str | Path | None = None) -> None:
         try:
@@ -57,26 +57,27 @@ class ClipReward(Scorer):
         where = zoo_path() / "clip" if folder is None else Path(folder)
         model: Any = CLIPModel.from_pretrained(where, local_files_only=True)
         self._model = model.float().eval()
-        self._tokenizer = CLIPTokenizer.from_pretrained(where, local_files_only=True)
+        self._tokens = Tokens(
+            CLIPTokenizer.from_pretrained(where, local_files_only=True),
+            self._model.config.text_config.max_position_embeddings,
+        )
 
-    def _score(self, images: Images, prompts: list[str]) -> Scores:
+    def read(self, text: str) -> Reading:
+        """Say how much of a prompt fits.
+
+        Args:
+            text: A prompt whose syntax is stripped.
+
+        Returns:
+            The prompt and what is left out.
+        """
+        return self._tokens.read(text)
+
+    def _score(self, pictures: list[Picture], texts: list[str]) -> Scores:
         import torch
 
-        length = self._model.config.text_config.max_position_embeddings
-        parts = []
         with torch.no_grad():
-            for start in range(0, len(prompts), BATCH):
-                words = self._tokenizer(
-                    prompts[start : start + BATCH],
-                    padding="max_length",
-                    max_length=length,
-                    truncation=True,
-                    return_tensors="pt",
-                )
-                out = self._model(
-                    input_ids=words["input_ids"],
-                    pixel_values=to_tensor(images[start : start + BATCH]),
-                )
-                pairs = (out.image_embeds.double() * out.text_embeds.double()).sum(dim=1)
-                parts.append(pairs.numpy())
-        return np.asarray(np.concatenate(parts), dtype=np.float64)
+            tokens, _ = self._tokens(texts)
+            out = self._model(input_ids=tokens, pixel_values=to_tensor(pictures))
+            pairs = (out.image_embeds.double() * out.text_embeds.double()).sum(dim=1)
+        return np.asarray(pairs.numpy(), dtype=np.float64)

@@ -1,0 +1,235 @@
+"""``stockpot score``: numbers for pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stockpot.cli.output import note, print_json, print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stockpot.scores import Picture, Scale, Scorer, Scores
+
+__all__ = ["score_pictures"]
+
+_LONGEST_PROMPT = 20_000
+_NAME = "A scorer, a weighted sum such as '0.7*imagereward + 0.3*aesthetic', or 'command:PROGRAM'."
+
+
+def score_pictures(
+    pictures: Annotated[
+        list[Path] | None, typer.Argument(help="PNG, JPEG or WebP files.", show_default=False)
+    ] = None,
+    score: Annotated[
+        list[str] | None, typer.Option("--score", metavar="NAME", help=f"{_NAME} Repeatable.")
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="What the pictures were asked to show; by default the prompt that each "
+                     "PNG file carries. Prompt syntax is stripped."),
+    ] = None,
+    score_prompt: Annotated[
+        str | None, typer.Option(help="Score this text instead, word for word.")
+    ] = None,
+    files: Annotated[
+        Path | None,
+        typer.Option(help="Folder of scorers' files; by default that of the variable "
+                     "STOCKPOT_SCORERS, or .stockpot/scorers in your home."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where networks run, such as cuda.")] = "cpu",
+    dtype: Annotated[
+        str, typer.Option(help="What networks compute in: float32, float16, bfloat16.")
+    ] = "float32",
+    fit: Annotated[
+        str, typer.Option(help="How pictures are made square: published, crop, pad, stretch.")
+    ] = "published",
+    scales: Annotated[
+        Path | None, typer.Option(help="Means and SDs for a weighted sum, from --save-scales.")
+    ] = None,
+    save_scales: Annotated[
+        Path | None,
+        typer.Option(help="Write each scorer's mean and SD over these pictures to a new file."),
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="File of your answers, for the scorer human.")
+    ] = None,
+    list_: Annotated[
+        bool, typer.Option("--list", help="List the scorers and what they need, and do no more.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:  # fmt: skip
+    """Score pictures: higher is better."""
+    from stockpot.errors import OutputExistsError
+    from stockpot.scores import Setting, make_scorer, read_scales
+
+    if list_:
+        _print_scorers(files, json_)
+        return
+    if not pictures or not score:
+        raise typer.BadParameter("give at least one picture and one --score NAME (or --list)")
+    if save_scales is not None and save_scales.exists():
+        raise OutputExistsError(f"{save_scales}: is there already; choose another name")
+    setting = Setting(files, device, dtype, fit, answers)
+    known = read_scales(scales) if scales is not None else None
+    shown = _read_all(pictures)
+    scorers = {name: make_scorer(name, setting, known) for name in dict.fromkeys(score)}
+    prompts = [""] * len(pictures)
+    if score_prompt is None and any(scorer.uses_prompt for scorer in scorers.values()):
+        prompts = _prompts(pictures, prompt)
+    own = None if score_prompt is None else [score_prompt] * len(pictures)
+    found = {
+        name: _score(scorer, shown, prompts, own) for name, scorer in scorers.items()
+    }  # fmt: skip
+    if save_scales is not None:
+        _save(save_scales, found)
+    if json_:
+        print_json(_as_json(pictures, scorers, found, prompts, own))
+    else:
+        print_table(
+            ["picture", *(f">{name}" for name in found)],
+            ([str(path), *(f"{scores[i]:.4f}" for scores in found.values())]
+             for i, path in enumerate(pictures)),
+        )  # fmt: skip
+
+
+def _score(
+    scorer: Scorer, shown: list[Picture], prompts: list[str], own: Sequence[str] | None
+) -> Scores:
+    import warnings
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        scores = scorer.score(shown, prompts, score_prompts=own)
+    for warning in caught:
+        note(f"note: {warning.message}")
+    return scores
+
+
+def _read_all(paths: list[Path]) -> list[Picture]:
+    """Read every picture, or say of all that cannot be read why."""
+    from stockpot.errors import Problem, ProblemsError, ScorerError
+    from stockpot.scores import read_picture
+
+    shown, problems = [], []
+    for path in paths:
+        try:
+            shown.append(read_picture(path))
+        except ScorerError as error:
+            problems.append(Problem("picture", str(error)))
+    if problems:
+        raise ProblemsError(problems)
+    return shown
+
+
+def _prompts(paths: list[Path], prompt: str | None) -> list[str]:
+    from stockpot.errors import Problem, ProblemsError
+
+    if prompt is not None:
+        return [prompt] * len(paths)
+    found = [_carried_prompt(path) for path in paths]
+    problems = [
+        Problem("prompt", "the picture carries no prompt", str(path), "give one with --prompt")
+        for path, carried in zip(paths, found, strict=True)
+        if carried is None
+    ]
+    if problems:
+        raise ProblemsError(problems)
+    return [carried or "" for carried in found]
+
+
+def _carried_prompt(path: Path) -> str | None:
+    """The prompt in a PNG file's ``parameters``, as A1111 and Stockpot write it."""
+    from PIL import Image
+
+    from stockpot.errors import ScorerError
+
+    with Image.open(path) as image:
+        text = getattr(image, "text", {}).get("parameters")
+    if not isinstance(text, str):
+        return None
+    lines = []
+    for line in text.split("\n"):
+        if line.startswith(("Negative prompt:", "Steps: ")):
+            break
+        lines.append(line)
+    carried = "\n".join(lines).strip()
+    if len(carried) > _LONGEST_PROMPT:
+        raise ScorerError(f"{path}: a prompt may have {_LONGEST_PROMPT} characters, but has "
+                          f"{len(carried)}; give a shorter one with --prompt")  # fmt: skip
+    return carried
+
+
+def _as_json(
+    paths: list[Path],
+    scorers: dict[str, Scorer],
+    found: dict[str, Scores],
+    prompts: list[str],
+    own: Sequence[str] | None,
+) -> dict[str, Any]:
+    from stockpot.scores import plain_prompt
+
+    rows = []
+    for i, path in enumerate(paths):
+        text = own[i] if own is not None else plain_prompt(prompts[i])
+        rows.append(
+            {
+                "path": str(path),
+                "prompt": prompts[i] or None,
+                "scored_prompt": text or None,
+                "scores": {name: float(scores[i]) for name, scores in found.items()},
+                "left_out": {
+                    name: scorer.read(text).left_out
+                    for name, scorer in scorers.items()
+                    if scorer.uses_prompt
+                },
+            }
+        )
+    about = {
+        name: {"range": scorer.range, "deterministic": scorer.deterministic,
+               "uses_prompt": scorer.uses_prompt}
+        for name, scorer in scorers.items()
+    }  # fmt: skip
+    return {"scorers": about, "pictures": rows}
+
+
+def _save(path: Path, found: dict[str, Scores]) -> None:
+    from stockpot.errors import OutputError
+    from stockpot.scores import Scale, scales_to_json
+
+    fitted: dict[str, Scale] = {name: Scale.fit(scores) for name, scores in found.items()}
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(scales_to_json(fitted))
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _print_scorers(folder: Path | None, json_: bool) -> None:
+    from stockpot.scores import SCORERS, is_there, plugins, scorers_folder
+
+    where = scorers_folder(folder)
+    rows: list[dict[str, Any]] = []
+    for name, kind in SCORERS.items():
+        rows.append(
+            {
+                "name": name,
+                "range": kind.range,
+                "uses_prompt": kind.uses_prompt,
+                "missing": [need.path for need in kind.needs if not is_there(need, where)],
+                "needs": [need.path for need in kind.needs],
+            }
+        )
+    rows += [{"name": name, "range": f"{point.value} (installed)", "uses_prompt": None,
+              "missing": [], "needs": []} for name, point in plugins().items()]  # fmt: skip
+    if json_:
+        print_json({"folder": str(where), "scorers": rows})
+        return
+    print_table(
+        ["scorer", "what comes out", "missing files"],
+        ([row["name"], row["range"], ", ".join(row["missing"]) or "none"] for row in rows),
+        title=f"files belong in {where}",
+    )
