@@ -40,7 +40,14 @@ from stockpot.draw.prompt_words import (
 )
 from stockpot.draw.prompts import CutPromptWarning
 from stockpot.draw.requests import Named, PlotAxis, ReadRequest, Request
-from stockpot.draw.samplers import SAMPLERS, SCHEDULES, Sampler, get_sampler, make_scheduler
+from stockpot.draw.samplers import (
+    SAMPLERS,
+    SCHEDULES,
+    Sampler,
+    get_sampler,
+    make_scheduler,
+    set_steps,
+)
 from stockpot.draw.schedules import Span, schedule_prompt
 from stockpot.draw.settings import DrawSettings
 from stockpot.draw.sheets import Box, ContactSheet, contact_sheet
@@ -121,6 +128,7 @@ __all__ = [
     "rescale_guidance",
     "scale_backbone",
     "schedule_prompt",
+    "set_steps",
     "split_and",
     "take_loras",
     "threshold",

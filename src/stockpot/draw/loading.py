@@ -120,7 +120,9 @@ def load_parts(
         source = sources[name] or model
         module, found = _filled(part, state, layout, about, source.name)
         places.update({key: (part, where) for key, where in found.items()})
-        modules[part] = module.to(device, torch.float32 if part == "vae" else kind)
+        # diffusers' own `to` has a word to say about every type.
+        torch.nn.Module.to(module, device, torch.float32 if part == "vae" else kind)
+        modules[part] = module
     tokenizers = [find_tokenizer(tokenizer or folder) for folder in about.tokenizers]
     return Parts(
         model.name,
