@@ -21,6 +21,7 @@ from stockpot.draw.infotext import parse_infotext, write_infotext
 from stockpot.draw.libraries import require_libraries
 from stockpot.draw.loading import DRAWABLE, Parts, load_parts
 from stockpot.draw.loras import Lora, LoraSet, read_lora
+from stockpot.draw.mixing import LiveMix, Switched, hold, open_live
 from stockpot.draw.noises import NOISES, Noises, NoiseSource, philox_normal
 from stockpot.draw.painter import (
     BrokenPictureWarning,
@@ -80,6 +81,7 @@ __all__ = [
     "FreeU",
     "FreeUStage",
     "Hires",
+    "LiveMix",
     "Lora",
     "LoraSet",
     "LoraTag",
@@ -95,6 +97,7 @@ __all__ = [
     "Request",
     "Sampler",
     "Span",
+    "Switched",
     "Thresholding",
     "TokenTable",
     "UnheardPromptWarning",
@@ -111,8 +114,10 @@ __all__ = [
     "freeu_hooks",
     "from_png",
     "get_sampler",
+    "hold",
     "load_parts",
     "make_scheduler",
+    "open_live",
     "open_painter",
     "parse_attention",
     "parse_infotext",
