@@ -231,6 +231,7 @@ def _filled(
     what = "the weights do not fit" if part in ("unet", "vae") else "the text encoder does not fit"
     try:
         module = _empty(part, about)
+        parameters = dict(module.named_parameters())
         shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
         if part == "unet":
             places = unet_places(shapes, module.config)
@@ -239,7 +240,7 @@ def _filled(
         else:
             places = text_places(shapes, layout, module)
         for key, where in places.items():
-            write_tensor(module, where, state[key])
+            write_tensor(parameters, where, state[key])
     except (KeyError, IndexError, RuntimeError, ValueError, AttributeError) as error:
         raise LayoutError(f"{name}: {what} {about.where(part)}: {error}") from error
     n_loaded = sum(parameter.numel() for parameter in module.parameters())

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from stockpot.checkpoints import MemorySource, Sink, Source
-from stockpot.draw.loading import Parts
 from stockpot.draw.naming import write_tensor
 from stockpot.draw.painter import Painter, open_painter
 from stockpot.engine import Settings, make_plan, merge_in_memory, run_plan, take_chunks
@@ -89,6 +88,10 @@ class LiveMix:
         self._places = {
             key: place for key, place in painter.parts.places.items() if place[0] not in own
         }
+        self._parameters = {
+            part: dict(getattr(painter.parts, part).named_parameters())
+            for part in {place[0] for place in self._places.values()}
+        }
         self._held: dict[str, TensorPlan] = {}
         self._note(plan)
         self._marked = "v_pred" in plan.tensors
@@ -141,7 +144,7 @@ class LiveMix:
             )
             for key in changed:  # what is half written belongs to no plan
                 self._held.pop(key, None)
-            sink = _ModelSink(self.painter.parts, self._places, part)
+            sink = _ModelSink(self._parameters, self._places, part)
             run_plan(part, sink, chunking, hashes=False, allow_nonfinite=settings.allow_nonfinite)
             self._note(plan)
         self._tell_prediction("v_pred" in plan.tensors)
@@ -163,9 +166,11 @@ class LiveMix:
 class _ModelSink(Sink):
     """Takes the rows of a merge, and widens whole tensors into a model's parameters."""
 
-    def __init__(self, parts: Parts, places: Mapping[str, Any], plan: Plan) -> None:
+    def __init__(
+        self, parameters: Mapping[str, Any], places: Mapping[str, Any], plan: Plan
+    ) -> None:
         self.tensors = plan.infos
-        self._parts, self._places = parts, places
+        self._parameters, self._places = parameters, places
         self._buffers: dict[str, bytearray] = {}
         self._guard = threading.Lock()
 
@@ -191,7 +196,7 @@ class _ModelSink(Sink):
                  "F8_E5M2": torch.float8_e5m2}  # fmt: skip
         value = torch.frombuffer(buffer, dtype=kinds[info.dtype.name]).reshape(info.shape)
         part, places = self._places[key]
-        write_tensor(getattr(self._parts, part), places, value)
+        write_tensor(self._parameters[part], places, value)
 
     def commit(
         self, metadata: Mapping[str, str], progress: Callable[[int], None] = lambda n_bytes: None
