@@ -14,6 +14,7 @@ from stockpot.draw.conditioning import (
 )
 from stockpot.draw.descriptions import Description, describe, read_description
 from stockpot.draw.embeddings import Embedding, find_extras, read_embedding
+from stockpot.draw.finding import Shelf, find_named
 from stockpot.draw.freeu import FreeU, FreeUStage, filter_low, freeu_hooks, scale_backbone
 from stockpot.draw.guidance import THRESHOLD_MODES, Thresholding, rescale_guidance, threshold
 from stockpot.draw.hires import IMAGE_UPSCALERS, LATENT_UPSCALERS, Hires, enlarge
@@ -21,6 +22,7 @@ from stockpot.draw.infotext import parse_infotext, write_infotext
 from stockpot.draw.libraries import require_libraries
 from stockpot.draw.loading import DRAWABLE, Parts, load_parts
 from stockpot.draw.loras import Lora, LoraSet, read_lora
+from stockpot.draw.memory import VRAM, Vram, peak_bytes, reset_peak, save_memory
 from stockpot.draw.mixing import LiveMix, Switched, hold, open_live
 from stockpot.draw.noises import NOISES, Noises, NoiseSource, philox_normal
 from stockpot.draw.painter import (
@@ -53,6 +55,7 @@ from stockpot.draw.schedules import Span, schedule_prompt
 from stockpot.draw.settings import DrawSettings
 from stockpot.draw.sheets import Box, ContactSheet, contact_sheet
 from stockpot.draw.tokenizers import find_tokenizer
+from stockpot.draw.webui import SentPicture, WebUI, WebUIError
 
 __all__ = [
     "BREAK",
@@ -64,6 +67,7 @@ __all__ = [
     "SAMPLERS",
     "SCHEDULES",
     "THRESHOLD_MODES",
+    "VRAM",
     "Box",
     "BrokenPictureWarning",
     "Chunk",
@@ -96,11 +100,16 @@ __all__ = [
     "ReadRequest",
     "Request",
     "Sampler",
+    "SentPicture",
+    "Shelf",
     "Span",
     "Switched",
     "Thresholding",
     "TokenTable",
     "UnheardPromptWarning",
+    "Vram",
+    "WebUI",
+    "WebUIError",
     "Wildcards",
     "apply_emphasis",
     "contact_sheet",
@@ -110,6 +119,7 @@ __all__ = [
     "fill_wildcards",
     "filter_low",
     "find_extras",
+    "find_named",
     "find_tokenizer",
     "freeu_hooks",
     "from_png",
@@ -122,6 +132,7 @@ __all__ = [
     "parse_attention",
     "parse_infotext",
     "parse_payload",
+    "peak_bytes",
     "philox_normal",
     "read_description",
     "read_embedding",
@@ -131,6 +142,8 @@ __all__ = [
     "replace_words",
     "require_libraries",
     "rescale_guidance",
+    "reset_peak",
+    "save_memory",
     "scale_backbone",
     "schedule_prompt",
     "set_steps",
