@@ -54,6 +54,13 @@ from stockpot.draw.samplers import (
 from stockpot.draw.schedules import Span, schedule_prompt
 from stockpot.draw.settings import DrawSettings
 from stockpot.draw.sheets import Box, ContactSheet, contact_sheet
+from stockpot.draw.studio import (
+    Finished,
+    draw_request,
+    read_wildcards,
+    with_seed,
+    write_file,
+)
 from stockpot.draw.tokenizers import find_tokenizer
 from stockpot.draw.webui import SentPicture, WebUI, WebUIError
 
@@ -82,6 +89,7 @@ __all__ = [
     "Embedding",
     "EmphasisMode",
     "Emphasised",
+    "Finished",
     "FreeU",
     "FreeUStage",
     "Hires",
@@ -115,6 +123,7 @@ __all__ = [
     "contact_sheet",
     "cut_into_chunks",
     "describe",
+    "draw_request",
     "enlarge",
     "fill_wildcards",
     "filter_low",
@@ -139,6 +148,7 @@ __all__ = [
     "read_lora",
     "read_parameters",
     "read_payload",
+    "read_wildcards",
     "replace_words",
     "require_libraries",
     "rescale_guidance",
@@ -152,5 +162,7 @@ __all__ = [
     "threshold",
     "to_payload",
     "to_png",
+    "with_seed",
+    "write_file",
     "write_infotext",
 ]

@@ -215,7 +215,7 @@ def open_live(
     *,
     vae: Source | None = None,
     te: Source | None = None,
-    dtype: str | None = None,
+    mix_dtype: str | None = None,
     settings: Settings = Settings(hashes=False),  # noqa: B008 - frozen
     **options: Any,
 ) -> LiveMix:
@@ -227,7 +227,7 @@ def open_live(
         config: As for `stockpot.draw.open_painter`.
         vae: A VAE that all mixes are drawn with.
         te: The same for text encoders.
-        dtype: Element type of the mix; by default what a file of it would have.
+        mix_dtype: Element type of the mix; by default what a file of it would have.
         settings: Memory and threads of merging.
         **options: What else `stockpot.draw.open_painter` takes.
 
@@ -239,11 +239,11 @@ def open_live(
         PreflightError: The pool does not suit it.
         LayoutError: The architecture cannot be drawn, or a component is missing.
     """
-    plan = make_plan(recipe, sources, dtype)
-    merged = merge_in_memory(recipe, sources, dtype=dtype, settings=settings)
+    plan = make_plan(recipe, sources, mix_dtype)
+    merged = merge_in_memory(recipe, sources, dtype=mix_dtype, settings=settings)
     painter = open_painter(
         merged, None if config is None else Path(config), vae=vae, te=te, **options
     )
     own = {"vae"} if vae is not None else set()
     own |= {"text_encoder", "text_encoder_2"} if te is not None else set()
-    return LiveMix(painter, sources, plan, frozenset(own), dtype, settings)
+    return LiveMix(painter, sources, plan, frozenset(own), mix_dtype, settings)
