@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import stockpot
-from stockpot.cli import drawing, inspecting, merging, recipes, showing, telling
+from stockpot.cli import drawing, gridding, inspecting, merging, recipes, showing, telling
 from stockpot.cli.output import safe_text
 from stockpot.errors import StockpotError
 
@@ -33,6 +33,7 @@ app.command("verify")(telling.verify_file)
 recipes.app.command("of")(telling.recipe_of_file)
 app.add_typer(recipes.app, name="recipe")
 app.command("draw")(drawing.draw_pictures)
+app.command("grid")(gridding.draw_grid_of)
 app.command("demo")(showing.demo)
 
 

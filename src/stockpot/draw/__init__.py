@@ -5,6 +5,17 @@ Importing this package loads neither torch nor diffusers; opening a painter does
 
 from stockpot.draw.attention import BREAK, Emphasised, parse_attention, split_and
 from stockpot.draw.chunks import Chunk, Chunked, Placed, TokenTable, cut_into_chunks
+from stockpot.draw.comparing import (
+    Likeness,
+    PictureFacts,
+    compare_pictures,
+    describe_picture,
+    embed_pictures,
+    mean_squared_error,
+    perceptual_distance,
+    structural_similarity,
+    zoo_features,
+)
 from stockpot.draw.conditioning import (
     EMPHASES,
     Conditioner,
@@ -16,6 +27,15 @@ from stockpot.draw.descriptions import Description, describe, read_description
 from stockpot.draw.embeddings import Embedding, find_extras, read_embedding
 from stockpot.draw.finding import Shelf, find_named
 from stockpot.draw.freeu import FreeU, FreeUStage, filter_low, freeu_hooks, scale_backbone
+from stockpot.draw.grids import (
+    Axis,
+    CellMix,
+    DrawnGrid,
+    GridCell,
+    difference,
+    draw_grid,
+    parse_axis,
+)
 from stockpot.draw.guidance import THRESHOLD_MODES, Thresholding, rescale_guidance, threshold
 from stockpot.draw.hires import IMAGE_UPSCALERS, LATENT_UPSCALERS, Hires, enlarge
 from stockpot.draw.infotext import parse_infotext, write_infotext
@@ -57,6 +77,7 @@ from stockpot.draw.sheets import Box, ContactSheet, contact_sheet
 from stockpot.draw.studio import (
     Finished,
     draw_request,
+    draw_singles,
     read_wildcards,
     with_seed,
     write_file,
@@ -75,8 +96,10 @@ __all__ = [
     "SCHEDULES",
     "THRESHOLD_MODES",
     "VRAM",
+    "Axis",
     "Box",
     "BrokenPictureWarning",
+    "CellMix",
     "Chunk",
     "Chunked",
     "Conditioner",
@@ -86,13 +109,16 @@ __all__ = [
     "Description",
     "DrawSettings",
     "Drawn",
+    "DrawnGrid",
     "Embedding",
     "EmphasisMode",
     "Emphasised",
     "Finished",
     "FreeU",
     "FreeUStage",
+    "GridCell",
     "Hires",
+    "Likeness",
     "LiveMix",
     "Lora",
     "LoraSet",
@@ -102,6 +128,7 @@ __all__ = [
     "Noises",
     "Painter",
     "Parts",
+    "PictureFacts",
     "Pictures",
     "Placed",
     "PlotAxis",
@@ -120,10 +147,16 @@ __all__ = [
     "WebUIError",
     "Wildcards",
     "apply_emphasis",
+    "compare_pictures",
     "contact_sheet",
     "cut_into_chunks",
     "describe",
+    "describe_picture",
+    "difference",
+    "draw_grid",
     "draw_request",
+    "draw_singles",
+    "embed_pictures",
     "enlarge",
     "fill_wildcards",
     "filter_low",
@@ -136,12 +169,15 @@ __all__ = [
     "hold",
     "load_parts",
     "make_scheduler",
+    "mean_squared_error",
     "open_live",
     "open_painter",
     "parse_attention",
+    "parse_axis",
     "parse_infotext",
     "parse_payload",
     "peak_bytes",
+    "perceptual_distance",
     "philox_normal",
     "read_description",
     "read_embedding",
@@ -158,6 +194,7 @@ __all__ = [
     "schedule_prompt",
     "set_steps",
     "split_and",
+    "structural_similarity",
     "take_loras",
     "threshold",
     "to_payload",
@@ -165,4 +202,5 @@ __all__ = [
     "with_seed",
     "write_file",
     "write_infotext",
+    "zoo_features",
 ]

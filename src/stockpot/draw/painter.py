@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -59,7 +60,7 @@ class Drawn:
     embeddings: Mapping[str, str]
     loras: Mapping[str, str]
 
-    @property
+    @cached_property
     def pictures(self) -> Pictures:
         """The pictures as bytes."""
         bytes_: Pictures = np.rint(self.floats * 255.0).astype(np.uint8)

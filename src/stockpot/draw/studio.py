@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,11 +15,12 @@ import stockpot
 from stockpot.draw.infotext import write_infotext
 from stockpot.draw.painter import Painter
 from stockpot.draw.pictures import to_png
-from stockpot.draw.prompt_words import Wildcards, fill_wildcards
+from stockpot.draw.prompt_words import Wildcards, fill_wildcards, take_loras
 from stockpot.draw.requests import Named, Request
+from stockpot.draw.settings import DrawSettings
 from stockpot.errors import Problem
 
-__all__ = ["Finished", "draw_request", "read_wildcards", "with_seed", "write_file"]
+__all__ = ["Finished", "draw_request", "draw_singles", "read_wildcards", "with_seed", "write_file"]
 
 _SEEDS = 1 << 32
 
@@ -81,49 +82,86 @@ def draw_request(
         file is another than the request's.
     """
     request = with_seed(request)
-    notes: dict[str, Problem] = {}
-    seeds, prompts = request.seeds(), []
-    for i in range(request.n_pictures):
+    settings, notes = request.settings, {}
+    singles = []
+    for i, seed in enumerate(request.seeds()):
         prompt, unknown = fill_wildcards(request.prompt, wildcards or {}, request.seed + i)
-        prompts.append(prompt)
-        if wildcards:
-            for name in unknown:
-                notes[name] = Problem("wildcard", "no list has this name; drawn as text",
-                                      f"__{name}__")  # fmt: skip
-    settings = request.settings
-    negative, _ = fill_wildcards(settings.negative, wildcards or {}, request.seed)
-    settings = replace(settings, negative=negative)
-    drawn = painter.paint(prompts, seeds, settings, progress)
+        negative, more = fill_wildcards(settings.negative, wildcards or {}, request.seed + i)
+        for name in (*unknown, *more) if wildcards else ():
+            notes[name] = Problem("wildcard", "no list has this name; drawn as text",
+                                  f"__{name}__")  # fmt: skip
+        # As in web UIs, the second noise goes on where the first stays.
+        varied = settings.variation_seed + (i if settings.variation else 0)
+        own = replace(settings, negative=negative, variation_seed=varied)
+        singles.append(replace(request, prompt=prompt, seed=seed, settings=own, n_pictures=1))
+    finished = draw_singles(painter, singles, model=model, vae=vae, mix=mix, progress=progress)
+    found = {name: value for one in finished for name, value in one.request.ti_hashes}
     for name, wanted in request.ti_hashes:
-        got = drawn.embeddings.get(name)
-        if got is None:
+        if name not in found:
             notes[name] = Problem("embedding", "the request's card names this textual inversion, "
                                   "which is not here; its name was drawn as text", name,
                                   "name its folder with --embeddings")  # fmt: skip
-        elif not got.startswith(wanted):
+        elif not found[name].startswith(wanted):
             notes[name] = Problem("embedding", f"the card was drawn with {wanted}, but the file "
-                                  f"here is {got[:12]}", name)  # fmt: skip
-    extra = (("Stockpot mix", mix),) if mix else ()
-    finished = []
-    for i, picture in enumerate(drawn.pictures):
-        own = Request(
-            prompts[i],
-            seeds[i],
-            replace(settings, height=_side(settings.height, painter),
-                    width=_side(settings.width, painter), batch=1,
-                    variation_seed=settings.variation_seed),
-            1,
-            model,
-            vae,
-            tuple((name, value[:12]) for name, value in drawn.embeddings.items()),
-            tuple((name, value[:12]) for name, value in drawn.loras.items()),
-            request.plot,
-            f"Stockpot {stockpot.__version__}",
-            (*(pair for pair in request.extra if not pair[0].startswith("Stockpot")), *extra),
-        )  # fmt: skip
-        text = write_infotext(own)
-        finished.append(Finished(picture, own, text, to_png(picture, text), drawn.n_tokens[i]))
+                                  f"here is {found[name]}", name)  # fmt: skip
     return finished, list(notes.values())
+
+
+def draw_singles(
+    painter: Painter,
+    requests: Sequence[Request],
+    *,
+    model: Named = Named(),  # noqa: B008 - frozen
+    vae: Named = Named(),  # noqa: B008 - frozen
+    mix: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Finished]:
+    """Draw requests of one picture each; those with equal settings are drawn at once.
+
+    Args:
+        painter: What draws.
+        requests: Seeds from 0 on.
+        model: As for `draw_request`.
+        vae: As for `draw_request`.
+        mix: As for `draw_request`.
+        progress: As for `Painter.draw`, for each group of equal settings.
+
+    Returns:
+        One picture for each request, in their order.
+    """
+    groups: dict[DrawSettings, list[int]] = {}
+    for i, request in enumerate(requests):
+        groups.setdefault(request.settings, []).append(i)
+    finished: dict[int, Finished] = {}
+    extra = (("Stockpot mix", mix),) if mix else ()
+    for settings, places in groups.items():
+        prompts = [requests[i].prompt for i in places]
+        drawn = painter.paint(prompts, [requests[i].seed for i in places], settings, progress)
+        for k, i in enumerate(places):
+            words = f"{prompts[k]}\n{settings.negative}".lower()
+            tags = {tag.name for tag in take_loras(prompts[k])[1]}
+            kept = (pair for pair in requests[i].extra if not pair[0].startswith("Stockpot"))
+            own = replace(
+                requests[i],
+                settings=replace(
+                    settings,
+                    width=_side(settings.width, painter),
+                    height=_side(settings.height, painter),
+                    batch=1,
+                ),
+                model=model,
+                vae=vae,
+                ti_hashes=tuple(
+                    (n, value[:12]) for n, value in drawn.embeddings.items() if n.lower() in words
+                ),
+                lora_hashes=tuple((n, v[:12]) for n, v in drawn.loras.items() if n in tags),
+                version=f"Stockpot {stockpot.__version__}",
+                extra=(*kept, *extra),
+            )
+            text, picture = write_infotext(own), drawn.pictures[k]
+            png = to_png(picture, text)
+            finished[i] = Finished(picture, own, text, png, drawn.n_tokens[k])
+    return [finished[i] for i in range(len(requests))]
 
 
 def _side(given: int | None, painter: Painter) -> int:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from stockpot.errors import UnknownNameError
 from stockpot.scores._base import Images, Scorer, Scores
-from stockpot.scores.attributes import AttributeJudge
+from stockpot.scores.attributes import AttributeJudge, judge_network
 from stockpot.scores.clip import ClipReward
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Images",
     "Scorer",
     "Scores",
+    "judge_network",
     "make_scorer",
 ]
 
