@@ -24,6 +24,7 @@ __all__ = ["Mix", "Opening", "find_mix", "opened", "overridden", "pool_mixes", "
            "parse_sets", "refuse_existing", "told_warnings"]  # fmt: skip
 
 _HOLD_BYTES = 4 << 30
+_SMALL_LATENT = 16
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,22 @@ def opened(
             loras=find_extras(how.loras),
         )
         save_memory(live.painter.parts, how.vram)  # type: ignore[arg-type]
-        yield live
+        with _few_threads(live):
+            yield live
+
+
+@contextmanager
+def _few_threads(live: LiveMix) -> Iterator[None]:
+    """One thread for pictures so small that more of them only wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    if int(live.painter.parts.unet.config.sample_size) <= _SMALL_LATENT:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
