@@ -92,18 +92,22 @@ PUBLIC = {
         "UnsafeFileError VerificationError"
     ),
     "stockpot.draw": (
-        "BREAK Box BrokenPictureWarning Chunk Chunked Conditioner Conditioning ContactSheet "
-        "CutPromptWarning DRAWABLE Description DrawSettings Drawn EMPHASES Embedding "
-        "EmphasisMode Emphasised FreeU FreeUStage Hires IMAGE_UPSCALERS LATENT_UPSCALERS Lora "
-        "LoraSet LoraTag NOISES Named NoiseSource Noises Painter Parts Pictures Placed PlotAxis "
-        "ReadRequest Request SAMPLERS SCHEDULES Sampler Span THRESHOLD_MODES Thresholding "
-        "TokenTable UnheardPromptWarning Wildcards apply_emphasis contact_sheet cut_into_chunks "
-        "describe enlarge fill_wildcards filter_low find_extras find_tokenizer freeu_hooks "
-        "from_png get_sampler load_parts make_scheduler open_painter parse_attention "
-        "parse_infotext parse_payload philox_normal read_description read_embedding read_lora "
-        "read_parameters read_payload replace_words require_libraries rescale_guidance "
-        "scale_backbone schedule_prompt split_and take_loras threshold to_payload to_png "
-        "write_infotext"
+        "Axis BREAK Box BrokenPictureWarning CellMix Chunk Chunked Conditioner Conditioning "
+        "ContactSheet CutPromptWarning DRAWABLE Description DrawSettings Drawn DrawnGrid "
+        "EMPHASES Embedding EmphasisMode Emphasised Finished FreeU FreeUStage GridCell Hires "
+        "IMAGE_UPSCALERS LATENT_UPSCALERS Likeness LiveMix Lora LoraSet LoraTag NOISES Named "
+        "NoiseSource Noises Painter Parts PictureFacts Pictures Placed PlotAxis ReadRequest "
+        "Request SAMPLERS SCHEDULES Sampler SentPicture Shelf Span Switched THRESHOLD_MODES "
+        "Thresholding TokenTable UnheardPromptWarning VRAM Vram WebUI WebUIError Wildcards "
+        "apply_emphasis compare_pictures contact_sheet cut_into_chunks describe "
+        "describe_picture difference draw_grid draw_request draw_singles embed_pictures enlarge "
+        "fill_wildcards filter_low find_extras find_named find_tokenizer freeu_hooks from_png "
+        "get_sampler hold load_parts make_scheduler mean_squared_error open_live open_painter "
+        "parse_attention parse_axis parse_infotext parse_payload peak_bytes perceptual_distance "
+        "philox_normal read_description read_embedding read_lora read_parameters read_payload "
+        "read_wildcards replace_words require_libraries rescale_guidance reset_peak save_memory "
+        "scale_backbone schedule_prompt set_steps split_and structural_similarity take_loras "
+        "threshold to_payload to_png with_seed write_file write_infotext zoo_features"
     ),
     "stockpot.layouts": (
         "Cell ClipText Component Detection Fit KeySpec LAYOUTS Layout OpenClipText PROFILES "
@@ -121,16 +125,17 @@ PUBLIC = {
         "print_expression read_recipe search weighted_sum"
     ),
     "stockpot.report": (
-        "Cell Code Facts Gallery GalleryRow HeatRow HeatTable Note Page Section Table TableRow "
-        "Tile render_page write_page"
+        "Cell Code Facts Gallery GalleryRow GridPage GridPicture GridRow HeatRow HeatTable Note "
+        "Page Section Table TableRow Tile render_grid render_page write_grid write_page"
     ),
     "stockpot.scores": (
         "Asker AttributeJudge CafeAesthetic CallableScorer ClipReward ClipScore Colourfulness "
         "CommandScorer Comparison Contrast Detail FITS HpsV2 HumanChoice Hybrid ImageReward "
         "Images LaionAesthetic Need PageAsker Part PickScore Picture Piqe Question Reading "
         "SCORERS Scale Scorer Scores Setting Sharpness Statistics TerminalAsker Transform "
-        "UnreadPromptWarning check_images fit_strengths is_there make_scorer picture_statistics "
-        "piqe plain_prompt plugins read_picture read_scales scales_to_json scorers_folder"
+        "UnreadPromptWarning check_images fit_strengths is_there judge_network make_scorer "
+        "picture_statistics piqe plain_prompt plugins read_picture read_scales scales_to_json "
+        "scorers_folder"
     ),
     "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",
     "stockpot.inspect": (

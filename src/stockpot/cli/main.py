@@ -15,6 +15,8 @@ import typer
 import stockpot
 from stockpot.cli import (
     components,
+    drawing,
+    gridding,
     inspecting,
     merging,
     methods,
@@ -54,6 +56,8 @@ app.command("verify")(telling.verify_file)
 app.command("replay")(replaying.replay_file)
 recipes.app.command("of")(telling.recipe_of_file)
 app.add_typer(recipes.app, name="recipe")
+app.command("draw")(drawing.draw_pictures)
+app.command("grid")(gridding.draw_grid_of)
 app.command("demo")(showing.demo)
 
 

@@ -127,6 +127,7 @@ class _Card:
             Problem("not-done", f"`{name}: {value}` is not known here, and nothing is done about "
                     "it", self._where)
             for name, value in self._fields.items()
+            if not name.startswith("Stockpot")
         ]  # fmt: skip
         extra = tuple(self._fields.items())
         return ReadRequest(replace(request, extra=extra), tuple(notes))

@@ -7,6 +7,7 @@ merge in memory loads like a file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,15 +113,21 @@ def load_parts(
     names = [part.name for part in layout.components if part.name in _PARTS]
     sources = {name: te if name.startswith("te") else vae if name == "vae" else None
                for name in names}  # fmt: skip
-    states = {name: _read_component(sources[name] or model, layout, name, model) for name in names}
+    keys = {name: _component_keys(sources[name] or model, layout, name) for name in names}
     modules: dict[str, Any] = {}
     places: dict[str, tuple[str, tuple[Place, ...]]] = {}
-    for name, state in states.items():
+    for name, found_keys in keys.items():
         part = _PARTS[name]
-        source = sources[name] or model
-        module, found = _filled(part, state, layout, about, source.name)
+        module, found = _filled(
+            part,
+            sources[name] or model,
+            found_keys,
+            layout,
+            about,
+            torch.float32 if part == "vae" else kind,
+        )
         places.update({key: (part, where) for key, where in found.items()})
-        modules[part] = module.to(device, torch.float32 if part == "vae" else kind)
+        modules[part] = torch.nn.Module.to(module, device)
     tokenizers = [find_tokenizer(tokenizer or folder) for folder in about.tokenizers]
     return Parts(
         model.name,
@@ -143,10 +150,8 @@ def _drawable_layout(model: Source) -> Layout:
     return answer.layout
 
 
-def _read_component(
-    source: Source, layout: Layout, name: str, model: Source
-) -> dict[str, torch.Tensor]:
-    """All required weights of a component, by canonical key, in canonical shapes."""
+def _component_keys(source: Source, layout: Layout, name: str) -> dict[str, str]:
+    """All required weights of a component: what the file calls them, by canonical key."""
     component = next(part for part in layout.components if part.name == name)
     shapes = {key: info.shape for key, info in source.tensors.items()}
     fit = layout.fit(shapes)
@@ -165,14 +170,14 @@ def _read_component(
     missing = fit.missing_in.get(name, ())
     if missing:
         raise LayoutError(_missing_message(source, component, missing, fit.missing_components))
-    found = {}
+    found: dict[str, str] = {}
     for key in source.tensors:
         spec = layout.spec_of(added + key)
         if spec is None or spec.optional or spec.cell.component != name:
             continue
         if spec.key != added + key and spec.key in found:
             continue  # two names for one tensor: the canonical one counts
-        found[spec.key] = read_tensor(source, key).reshape(spec.shape)
+        found[spec.key] = key
     return found
 
 
@@ -223,13 +228,19 @@ def read_tensor(source: Source, key: str) -> torch.Tensor:
 
 
 def _filled(
-    part: str, state: dict[str, torch.Tensor], layout: Layout, about: Description, name: str
+    part: str,
+    source: Source,
+    keys: dict[str, str],
+    layout: Layout,
+    about: Description,
+    dtype: torch.dtype,
 ) -> tuple[Any, dict[str, tuple[Place, ...]]]:
-    """A module with all of a state in it, and where each tensor went."""
+    """A module with all of a component in it, read tensor by tensor, and where each went."""
     what = "the weights do not fit" if part in ("unet", "vae") else "the text encoder does not fit"
+    shapes = {key: layout.specs[key].shape for key in keys}
     try:
-        module = _empty(part, about)
-        shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+        module = _empty(part, about, dtype)
+        parameters = dict(module.named_parameters())
         if part == "unet":
             places = unet_places(shapes, module.config)
         elif part == "vae":
@@ -237,21 +248,24 @@ def _filled(
         else:
             places = text_places(shapes, layout, module)
         for key, where in places.items():
-            write_tensor(module, where, state[key])
+            value = read_tensor(source, keys[key])
+            write_tensor(parameters, where, value.reshape(shapes[key]))
+    except LayoutError:
+        raise
     except (KeyError, IndexError, RuntimeError, ValueError, AttributeError) as error:
-        raise LayoutError(f"{name}: {what} {about.where(part)}: {error}") from error
-    n_loaded = sum(parameter.numel() for parameter in module.parameters())
-    n_given = sum(tensor.numel() for tensor in state.values())
-    n_placed = sum(state[key].numel() for key in places)
+        raise LayoutError(f"{source.name}: {what} {about.where(part)}: {error}") from error
+    n_loaded = sum(parameter.numel() for parameter in parameters.values())
+    n_given = sum(math.prod(shape) for shape in shapes.values())
+    n_placed = sum(math.prod(shapes[key]) for key in places)
     if n_loaded != n_placed or n_given != n_placed:
         raise LayoutError(
-            f"{name}: {what} {about.where(part)}: it describes "
+            f"{source.name}: {what} {about.where(part)}: it describes "
             f"{n_loaded:,} parameters, but the file has {n_given:,}"
         )
     return module.eval().requires_grad_(False), places
 
 
-def _empty(part: str, about: Description) -> Any:
+def _empty(part: str, about: Description, dtype: torch.dtype) -> Any:
     """A module without weights: nothing is initialised only to be written over."""
     import diffusers
     import torch
@@ -270,7 +284,7 @@ def _empty(part: str, about: Description) -> Any:
             module = CLIPTextModelWithProjection(CLIPTextConfig(**about.text_encoders[1]))
     for name, parameter in list(module.named_parameters()):
         owner, _, last = name.rpartition(".")
-        empty = torch.empty(parameter.shape, dtype=torch.float32)
+        empty = torch.empty(parameter.shape, dtype=dtype)
         setattr(module.get_submodule(owner), last, torch.nn.Parameter(empty, requires_grad=False))
     return module
 

@@ -40,17 +40,19 @@ class Place:
 Places = dict[str, tuple[Place, ...]]
 
 
-def write_tensor(module: Any, places: tuple[Place, ...], value: torch.Tensor) -> None:
+def write_tensor(
+    parameters: Mapping[str, Any], places: tuple[Place, ...], value: torch.Tensor
+) -> None:
     """Write a tensor of a checkpoint into a module, in place.
 
     Args:
-        module: With parameters of the right sizes.
+        parameters: The module's, by name, of the right sizes.
         places: Where.
         value: In the checkpoint's shape.
     """
     for place in places:
         part = value if place.rows is None else value[slice(*place.rows)]
-        target = module.get_parameter(place.parameter)
+        target = parameters[place.parameter]
         target.data.copy_((part.T if place.transposed else part).reshape(target.shape))
 
 

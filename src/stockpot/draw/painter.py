@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -18,6 +19,7 @@ from stockpot.draw.embeddings import Embedding
 from stockpot.draw.hires import enlarge
 from stockpot.draw.loading import Parts, load_parts
 from stockpot.draw.loras import LoraSet
+from stockpot.draw.memory import vae_at_hand
 from stockpot.draw.noises import Noises
 from stockpot.draw.pictures import Pictures
 from stockpot.draw.prompt_words import LoraTag, take_loras
@@ -58,7 +60,7 @@ class Drawn:
     embeddings: Mapping[str, str]
     loras: Mapping[str, str]
 
-    @property
+    @cached_property
     def pictures(self) -> Pictures:
         """The pictures as bytes."""
         bytes_: Pictures = np.rint(self.floats * 255.0).astype(np.uint8)
@@ -299,7 +301,8 @@ class _Run:
             x = sample_latents(parts, wordings, negative, noises, noises.first(shape), settings,
                                self._counter(len(prompts), second=False))  # fmt: skip
             if settings.hires is not None:
-                x = enlarge(x, settings.hires, parts.vae, self._factor)
+                with vae_at_hand(parts) as vae:
+                    x = enlarge(x, settings.hires, vae, self._factor)
                 if self._two:
                     wordings, negative = self._words(conditioner, prompts, second=True)
                     x = sample_latents(parts, wordings, negative, self._noises(seeds), x, settings,
@@ -352,9 +355,9 @@ class _Run:
         return count
 
     def _decoded(self, latents: torch.Tensor) -> npt.NDArray[np.float32]:
-        vae = self._parts.vae
-        scaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
-        decoded = vae.decode(scaled, return_dict=False)[0]
+        with vae_at_hand(self._parts) as vae:
+            scaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
+            decoded = vae.decode(scaled, return_dict=False)[0]
         pictures = (decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
         broken = pictures.isnan().flatten(1).any(dim=1).sum().item()
         if broken:

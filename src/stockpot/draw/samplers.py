@@ -10,7 +10,9 @@ from typing import Any, Literal, get_args
 
 from stockpot.errors import UnknownNameError
 
-__all__ = ["SAMPLERS", "SCHEDULES", "Sampler", "Schedule", "get_sampler", "make_scheduler"]
+__all__ = [
+    "SAMPLERS", "SCHEDULES", "Sampler", "Schedule", "get_sampler", "make_scheduler", "set_steps",
+]  # fmt: skip
 
 Schedule = Literal["Automatic", "Karras", "Exponential", "Beta", "Uniform", "SGM Uniform"]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
@@ -179,3 +181,32 @@ def make_scheduler(name: str, noise: Mapping[str, Any], schedule: str = "Automat
             "draw with; use Euler, DDIM or DPM++ 2M"
         )
     return kind(**described, **options)
+
+
+def set_steps(scheduler: Any, n_steps: int, device: Any = "cpu") -> None:
+    """Lay out a scheduler's noise levels, Euler's exactly as k-diffusion does.
+
+    k-diffusion takes log sigma between the times of training in proportion; diffusers takes sigma
+    itself, which among the last steps of many departs by a part in a thousand.
+
+    Args:
+        scheduler: From `make_scheduler`.
+        n_steps: Of the whole schedule.
+        device: Where its tables go.
+    """
+    import numpy as np
+
+    spaced = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+    plain = (
+        type(scheduler).__name__ == "EulerDiscreteScheduler"
+        and scheduler.config.timestep_spacing == "linspace"
+        and not any(scheduler.config.get(name) for name in spaced)
+    )
+    if not plain:
+        scheduler.set_timesteps(n_steps, device=device)
+        return
+    products = scheduler.alphas_cumprod.double().numpy()
+    logs = np.log((1 - products) / products) / 2
+    times = np.linspace(len(logs) - 1, 0, n_steps)
+    levels = np.exp(np.interp(times, np.arange(len(logs)), logs))
+    scheduler.set_timesteps(sigmas=[*levels.tolist(), 0.0], device=device)

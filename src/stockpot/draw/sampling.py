@@ -13,7 +13,7 @@ from stockpot.draw.freeu import freeu_hooks
 from stockpot.draw.guidance import rescale_guidance, threshold
 from stockpot.draw.loading import Parts
 from stockpot.draw.noises import Noises, noise_of_scheduler
-from stockpot.draw.samplers import get_sampler, make_scheduler
+from stockpot.draw.samplers import get_sampler, make_scheduler, set_steps
 from stockpot.draw.schedules import Span, schedule_prompt
 from stockpot.draw.settings import DrawSettings
 
@@ -133,7 +133,7 @@ def sample_latents(
     dtype = next(unet.parameters()).dtype
     if second and hires is not None:
         n_steps, skipped = hires.pass_steps(settings.steps)
-        scheduler.set_timesteps(n_steps, device=unet.device)
+        set_steps(scheduler, n_steps, unet.device)
         first = min(skipped * sampler.order, len(scheduler.timesteps) - 1)
         timesteps = scheduler.timesteps[first:]
         if hasattr(scheduler, "set_begin_index"):
@@ -141,7 +141,7 @@ def sample_latents(
         noise = noises.first(start.shape[1:]).to(start)
         x: torch.Tensor = scheduler.add_noise(start, noise, timesteps[:1].expand(len(start)))
     else:
-        scheduler.set_timesteps(settings.steps, device=unet.device)
+        set_steps(scheduler, settings.steps, unet.device)
         timesteps = scheduler.timesteps
         x = start.to(unet.device, torch.float32) * float(scheduler.init_noise_sigma)
     height, width = x.shape[-2] * _factor(parts), x.shape[-1] * _factor(parts)

@@ -3,6 +3,7 @@
 Knows nothing of how results were computed. Importing this package loads no template engine.
 """
 
+from stockpot.report.grids import GridPage, GridPicture, GridRow, render_grid, write_grid
 from stockpot.report.page import render_page, write_page
 from stockpot.report.sections import (
     Cell,
@@ -26,6 +27,9 @@ __all__ = [
     "Facts",
     "Gallery",
     "GalleryRow",
+    "GridPage",
+    "GridPicture",
+    "GridRow",
     "HeatRow",
     "HeatTable",
     "Note",
@@ -34,6 +38,8 @@ __all__ = [
     "Table",
     "TableRow",
     "Tile",
+    "render_grid",
     "render_page",
+    "write_grid",
     "write_page",
 ]

@@ -21,7 +21,7 @@ from stockpot.scores._base import (
 )
 from stockpot.scores.aesthetic import CafeAesthetic, LaionAesthetic
 from stockpot.scores.asking import PageAsker, TerminalAsker
-from stockpot.scores.attributes import AttributeJudge
+from stockpot.scores.attributes import AttributeJudge, judge_network
 from stockpot.scores.bradley_terry import Comparison, fit_strengths
 from stockpot.scores.callables import CallableScorer, plugins
 from stockpot.scores.clip import ClipReward
@@ -85,6 +85,7 @@ __all__ = [
     "check_images",
     "fit_strengths",
     "is_there",
+    "judge_network",
     "make_scorer",
     "picture_statistics",
     "piqe",

@@ -1,0 +1,95 @@
+"""Drawing with little memory: tiles, slices, and parts that wait elsewhere; and what it took."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+from stockpot.draw.loading import Parts
+
+__all__ = ["VRAM", "Vram", "peak_bytes", "reset_peak", "save_memory", "vae_at_hand"]
+
+Vram = Literal["high", "medium", "low"]
+VRAM: tuple[Vram, ...] = get_args(Vram)
+"""How much memory the device has: ``medium`` decodes large pictures in tiles and one at a time;
+``low`` also computes attention in slices, and keeps text encoders and VAE in main memory while
+they are not needed. The pictures differ in rounding, and at the seams of tiles."""
+
+
+def save_memory(parts: Parts, vram: Vram) -> None:
+    """Arrange a model for a device with little memory.
+
+    Args:
+        parts: The model, on its device.
+        vram: See `VRAM`.
+    """
+    if vram == "high":
+        return
+    parts.vae.enable_tiling()
+    parts.vae.enable_slicing()
+    if vram == "low":
+        parts.unet.set_attention_slice("auto")
+        for name in ("vae", "text_encoder", "text_encoder_2"):
+            part = getattr(parts, name)
+            if part is not None:
+                part.to("cpu")
+
+
+@contextmanager
+def vae_at_hand(parts: Parts) -> Iterator[Any]:
+    """Have the VAE on the UNet's device, and the UNet out of its way where it waited elsewhere.
+
+    Args:
+        parts: The model.
+
+    Yields:
+        The VAE.
+    """
+    vae, unet = parts.vae, parts.unet
+    device = unet.device
+    if vae.device == device:
+        yield vae
+        return
+    unet.to("cpu")
+    vae.to(device)
+    try:
+        yield vae
+    finally:
+        vae.to("cpu")
+        unet.to(device)
+
+
+def reset_peak(device: str) -> None:
+    """Begin measuring; only a graphics card can.
+
+    Args:
+        device: A torch device.
+    """
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_bytes(device: str) -> int:
+    """Tell the most memory that was in use.
+
+    Args:
+        device: A torch device.
+
+    Returns:
+        Bytes: on a graphics card since `reset_peak`, of tensors; else of this whole process since
+        it began, 0 where the system does not say.
+    """
+    import torch
+
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
