@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from stockpot.checkpoints import GeneratedSource, open_checkpoint
-from stockpot.inspect import Inspection, identify, inspect_checkpoint, inspect_path
+from stockpot.inspect import Inspection, Wanted, identify, inspect_checkpoint, inspect_path
 from stockpot.layouts import Shape, get_layout
 from stockpot.zoo import ZooNotInstalled, extras, family, zoo_path
 
@@ -260,3 +263,21 @@ def test_other_files_of_the_zoo() -> None:
     assert inspect_path(zoo_path() / "clip" / "model.safetensors").kind == "clip"
     judge = inspect_path(zoo_path() / "judge.safetensors")
     assert (judge.kind, judge.architecture) == ("unknown", "generic")
+
+
+def test_torch_files_are_looked_at_like_others(tmp_path: Path) -> None:
+    good, evil = tmp_path / "good.ckpt", tmp_path / "evil.ckpt"
+    torch.save({"state_dict": {"a": torch.ones(2)}, "callbacks": {"x": 1}, "epoch": 3}, good)
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, ("true",)
+
+    torch.save({"state_dict": {"a": torch.ones(2), "b": Evil()}}, evil)
+    found = inspect_path(good, Wanted(file=True))
+    assert found.components["model"].n_params == 2
+    assert found.file_hashes is not None
+    assert found.file_hashes.sha256 == hashlib.sha256(good.read_bytes()).hexdigest()
+    assert any(p.code == "file" and "callbacks" in p.message for p in found.problems)
+    (problem,) = inspect_path(evil).problems
+    assert problem.code == "unsafe" and "nothing was run" in problem.message

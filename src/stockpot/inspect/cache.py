@@ -33,7 +33,7 @@ __all__ = ["CACHE_VARIABLE", "Cache", "cache_folder", "fingerprint"]
 CACHE_VARIABLE = "STOCKPOT_CACHE"
 """Environment variable that names another folder for the cache; empty means no cache."""
 
-_FORMAT = f"inspect 1 {stockpot.__version__}"
+_FORMAT = f"inspect 2 {stockpot.__version__}"
 _SAMPLE_BYTES = 4096
 _N_SAMPLES = 5
 _MOST_ENTRY_BYTES = 256 << 10  # packed

@@ -10,7 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from stockpot.checkpoints import open_checkpoint
-from stockpot.errors import CheckpointError, HeaderError, Problem, TruncatedFileError
+from stockpot.errors import (
+    CheckpointError,
+    HeaderError,
+    Problem,
+    TruncatedFileError,
+    UnsafeFileError,
+)
 from stockpot.inspect.cache import Cache, fingerprint
 from stockpot.inspect.inspecting import Wanted, inspect_checkpoint
 from stockpot.inspect.inspection import Inspection
@@ -176,7 +182,9 @@ def _unreadable(path: Path, error: CheckpointError) -> Inspection:
         problem = Problem("not-a-checkpoint", hint, "", "download the model itself")
     else:
         code = "unreadable"
-        if isinstance(error, TruncatedFileError):
+        if isinstance(error, UnsafeFileError):
+            code = "unsafe"
+        elif isinstance(error, TruncatedFileError):
             code = "truncated"
         elif isinstance(error, HeaderError):
             code = "header"

@@ -143,6 +143,7 @@ def _from_header(source: Source, identity: Identity) -> Inspection:
     counters, problems = position_ids(source, identity)
     traits = find_traits(source, identity, counters)
     problems += check_header(source, identity, members, traits)
+    problems += (Problem("file", note) for note in source.notes)
     is_whole = identity.kind == "checkpoint"
     return Inspection(
         source.name,

@@ -107,7 +107,7 @@ def repair(
         OutputExistsError: The output is there already.
     """
     # The engine takes a while to load, and inspection does without it.
-    from stockpot.engine import Settings, merge
+    from stockpot.engine import Settings, in_form, merge
     from stockpot.recipes import make_recipe
 
     plan = plan or plan_repair(source, base)
@@ -131,13 +131,14 @@ def repair(
         sources["base"] = _Lacking(base, mended, wanted)
         mended.add_counters(base, plan.found.missing)
         pool["base"] = "base.safetensors"
-    # The engine knows a lone component without its prefix as generic, without components.
-    is_whole = not _identity(source).prefix
+    recipe = make_recipe("file | base" if filled else "file", pool)
+    identity = _identity(source)
     return merge(
-        make_recipe("file | base" if filled else "file", pool),
+        # A lone component keeps its names: its file has no other use.
+        in_form(recipe, "bare") if identity.prefix else recipe,
         output,
         sources=sources,
-        dtype=_dtypes(plan.found, _identity(source).layout) if filled and is_whole else None,
+        dtype=_dtypes(plan.found, identity.layout) if filled else None,
         settings=Settings(overwrite=overwrite),
         metadata=_metadata(source, plan),
         progress=progress,
@@ -226,21 +227,19 @@ class _Mended(Source):
         tensors: dict[str, TensorInfo] = {}
         for canonical, key in _by_canonical(source, identity).items():
             info = source.tensors[key]
-            # A lone component keeps its names: its file has no other use.
-            name = canonical.removeprefix(identity.prefix)
             spec = identity.layout.specs.get(canonical)
             dtype, shape = info.dtype, info.shape
             if spec is not None and shape in spec.alternatives and spec.role == "weight":
                 shape = spec.shape
             elif spec is not None and spec.role == "counter":
                 dtype, shape = DTYPES["I64"], spec.shape
-                self._made[name] = _counter_bytes(spec)
-            tensors[name] = TensorInfo(name, dtype, shape)
-            self._own[name] = key
+                self._made[canonical] = _counter_bytes(spec)
+            tensors[canonical] = TensorInfo(canonical, dtype, shape)
+            self._own[canonical] = key
             if base is not None and canonical in theirs:
                 other = base.tensors[theirs[canonical]]
                 if other.dtype.is_float and other.n_elements == info.n_elements:
-                    self._theirs[name] = other.key
+                    self._theirs[canonical] = other.key
         self.tensors = tensors
 
     def add_counters(self, base: Source, components: Collection[str]) -> None:
@@ -316,11 +315,10 @@ class _Lacking(Source):
                 continue
             if spec.optional and spec.cell.component in present:
                 continue
-            name = canonical.removeprefix(theirs.prefix)
             info = base.tensors[key]
             shape = spec.shape if info.shape in spec.alternatives else info.shape
-            tensors[name] = TensorInfo(name, info.dtype, shape)
-            self._own[name] = key
+            tensors[canonical] = TensorInfo(canonical, info.dtype, shape)
+            self._own[canonical] = key
         self.tensors = tensors
 
     def read_into(self, key: str, start: int, stop: int, out: memoryview) -> None:
