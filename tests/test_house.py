@@ -81,7 +81,8 @@ PUBLIC = {
         "ImageReward Images LaionAesthetic Need PageAsker Part PickScore Picture Piqe Question "
         "Reading Scale Scorer Scores Setting Sharpness Statistics TerminalAsker Transform "
         "UnreadPromptWarning check_images fit_strengths is_there make_scorer picture_statistics "
-        "piqe plain_prompt plugins read_picture read_scales scales_to_json scorers_folder"
+        "piqe plain_prompt plugins read_picture read_scales read_texts scales_to_json "
+        "scorers_folder"
     ),
     "stockpot.compare": "ComponentFacts Inspection inspect_checkpoint",
     "stockpot.errors": (

@@ -92,10 +92,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         for key, info in source.tensors.items():
             if info.dtype.name not in _NAMES:
                 raise CheckpointError(f"{path}: {key}: a scorer cannot use {info.dtype.name}")
-            data = torch.frombuffer(bytearray(source.read_bytes(key)) or bytearray(1),
-                                    dtype=torch.uint8)  # fmt: skip
-            data = data[: info.n_bytes].view(_NAMES[info.dtype.name])
-            tensors[key] = data.reshape(info.shape)
+            values = torch.empty(info.n_elements, dtype=_NAMES[info.dtype.name])
+            if info.n_elements:
+                room = values.view(torch.uint8).numpy().data
+                source.read_into(key, 0, info.n_elements, room)
+            tensors[key] = values.reshape(info.shape)
     return tensors
 
 
