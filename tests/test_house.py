@@ -134,8 +134,8 @@ PUBLIC = {
         "Images LaionAesthetic Need PageAsker Part PickScore Picture Piqe Question Reading "
         "SCORERS Scale Scorer Scores Setting Sharpness Statistics TerminalAsker Transform "
         "UnreadPromptWarning check_images fit_strengths is_there judge_network make_scorer "
-        "picture_statistics piqe plain_prompt plugins read_picture read_scales scales_to_json "
-        "scorers_folder"
+        "picture_statistics piqe plain_prompt plugins read_picture read_scales read_texts "
+        "scales_to_json scorers_folder"
     ),
     "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",
     "stockpot.inspect": (

@@ -112,6 +112,21 @@ def test_all_unreadable_pictures_are_told(folder: Path) -> None:
         score(folder / "no.png", folder / "a.png", folder / "gone.png", "--score", "piqe")
 
 
+def test_many_pictures_are_scored_a_few_at_a_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [folder / name for name in ("a.png", "b.png", "bare.png", "b.png", "a.png")]
+    arguments = [*files, "--score", "piqe", "--score", "0.5*contrast", "--json"]
+    (folder / "s.json").write_text('{"contrast": {"mean": 0, "sd": 1}}', encoding="utf-8")
+    arguments += ["--scales", folder / "s.json"]
+    whole = score(*arguments)
+    monkeypatch.setattr("stockpot.cli.scoring._AT_ONCE", 2)
+    monkeypatch.setattr("stockpot.cli.scoring._QUIET_S", 0.0)
+    result = CliRunner().invoke(app, ["score", *map(str, arguments)])
+    assert result.stdout == whole
+    assert "scored 4 of 5 pictures" in result.stderr
+
+
 def test_what_is_not_read_is_told(folder: Path) -> None:
     pytest.importorskip("stockpot_zoo")
     long = "a red circle " * 30
@@ -168,7 +183,7 @@ def test_a_long_prompt_in_a_picture_is_refused(folder: Path) -> None:
     info = PngInfo()
     info.add_text("parameters", "a" * 20_001)
     Image.new("RGB", (8, 8)).save(folder / "long.png", pnginfo=info)
-    with pytest.raises(ScorerError, match="20000 characters, but has 20001"):
+    with pytest.raises(ProblemsError, match="20000 characters, but has 20001"):
         score(folder / "long.png", "--score", "clip")
 
 

@@ -12,11 +12,13 @@ from stockpot.cli.output import note, print_json, print_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stockpot.scores import Picture, Scale, Scorer, Scores
+    from stockpot.scores import Scale, Scorer, Scores
 
 __all__ = ["score_pictures"]
 
 _LONGEST_PROMPT = 20_000
+_AT_ONCE = 64
+_QUIET_S = 10.0
 _NAME = "A scorer, a weighted sum such as '0.7*imagereward + 0.3*aesthetic', or 'command:PROGRAM'."
 
 
@@ -75,15 +77,12 @@ def score_pictures(
         raise OutputExistsError(f"{save_scales}: is there already; choose another name")
     setting = Setting(files, device, dtype, fit, answers)
     known = read_scales(scales) if scales is not None else None
-    shown = _read_all(pictures)
     scorers = {name: make_scorer(name, setting, known) for name in dict.fromkeys(score)}
     prompts = [""] * len(pictures)
     if score_prompt is None and any(scorer.uses_prompt for scorer in scorers.values()):
         prompts = _prompts(pictures, prompt)
     own = None if score_prompt is None else [score_prompt] * len(pictures)
-    found = {
-        name: _score(scorer, shown, prompts, own) for name, scorer in scorers.items()
-    }  # fmt: skip
+    found = _score_all(scorers, pictures, prompts, own)
     if save_scales is not None:
         _save(save_scales, found)
     if json_:
@@ -96,60 +95,82 @@ def score_pictures(
         )  # fmt: skip
 
 
-def _score(
-    scorer: Scorer, shown: list[Picture], prompts: list[str], own: Sequence[str] | None
-) -> Scores:
+def _score_all(
+    scorers: dict[str, Scorer], paths: list[Path], prompts: list[str], own: list[str] | None
+) -> dict[str, Scores]:
+    """Score some pictures at a time, since all of them may not fit into memory.
+
+    Of pictures that cannot be read all are told at the end.
+    """
+    import time
     import warnings
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        scores = scorer.score(shown, prompts, score_prompts=own)
-    for warning in caught:
-        note(f"note: {warning.message}")
-    return scores
+    import numpy as np
 
-
-def _read_all(paths: list[Path]) -> list[Picture]:
-    """Read every picture, or say of all that cannot be read why."""
     from stockpot.errors import Problem, ProblemsError, ScorerError
     from stockpot.scores import read_picture
 
-    shown, problems = [], []
-    for path in paths:
-        try:
-            shown.append(read_picture(path))
-        except ScorerError as error:
-            problems.append(Problem("picture", str(error)))
+    # Who compares pictures with each other needs all of them.
+    step = _AT_ONCE if all(scorer.pointwise for scorer in scorers.values()) else len(paths)
+    parts: dict[str, list[Scores]] = {name: [] for name in scorers}
+    problems = []
+    notes: dict[str, None] = {}
+    last = time.monotonic()
+    for start in range(0, len(paths), step):
+        shown = []
+        for path in paths[start : start + step]:
+            try:
+                shown.append(read_picture(path))
+            except ScorerError as error:
+                problems.append(Problem("picture", str(error)))
+        if problems:
+            continue
+        part = slice(start, start + step)
+        for name, scorer in scorers.items():
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                words = None if own is None else own[part]
+                parts[name].append(scorer.score(shown, prompts[part], score_prompts=words))
+            notes |= dict.fromkeys(str(warning.message) for warning in caught)
+        if time.monotonic() - last > _QUIET_S:
+            last = time.monotonic()
+            note(f"scored {min(start + step, len(paths))} of {len(paths)} pictures")
     if problems:
         raise ProblemsError(problems)
-    return shown
+    for text in notes:
+        note(f"note: {text}")
+    return {name: np.concatenate(scores) for name, scores in parts.items()}
 
 
 def _prompts(paths: list[Path], prompt: str | None) -> list[str]:
-    from stockpot.errors import Problem, ProblemsError
+    from stockpot.errors import Problem, ProblemsError, ScorerError
 
     if prompt is not None:
         return [prompt] * len(paths)
-    found = [_carried_prompt(path) for path in paths]
-    problems = [
-        Problem("prompt", "the picture carries no prompt", str(path), "give one with --prompt")
-        for path, carried in zip(paths, found, strict=True)
-        if carried is None
-    ]
+
+    found, problems = [], []
+    for path in paths:
+        try:
+            carried = _carried_prompt(path)
+        except ScorerError as error:
+            problems.append(Problem("picture", str(error)))
+            continue
+        if carried is None:
+            problems.append(Problem("prompt", "the picture carries no prompt", str(path),
+                                    "give one with --prompt"))  # fmt: skip
+        found.append(carried or "")
     if problems:
         raise ProblemsError(problems)
-    return [carried or "" for carried in found]
+    return found
 
 
 def _carried_prompt(path: Path) -> str | None:
     """The prompt in a PNG file's ``parameters``, as A1111 and Stockpot write it."""
-    from PIL import Image
-
     from stockpot.errors import ScorerError
+    from stockpot.scores import read_texts
 
-    with Image.open(path) as image:
-        text = getattr(image, "text", {}).get("parameters")
-    if not isinstance(text, str):
+    text = read_texts(path).get("parameters")
+    if text is None:
         return None
     lines = []
     for line in text.split("\n"):

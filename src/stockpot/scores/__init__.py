@@ -33,7 +33,7 @@ from stockpot.scores.human import Asker, HumanChoice, Question
 from stockpot.scores.hybrid import Hybrid, Part
 from stockpot.scores.imagereward import ImageReward
 from stockpot.scores.making import SCORERS, make_scorer, read_scales, scales_to_json
-from stockpot.scores.pictures import FITS, Transform, read_picture
+from stockpot.scores.pictures import FITS, Transform, read_picture, read_texts
 from stockpot.scores.piqe import Piqe, piqe
 from stockpot.scores.plain import plain_prompt
 from stockpot.scores.statistics import (
@@ -93,6 +93,7 @@ __all__ = [
     "plugins",
     "read_picture",
     "read_scales",
+    "read_texts",
     "scales_to_json",
     "scorers_folder",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -17,7 +18,15 @@ from stockpot.scores._base import Picture
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CLIP_MEAN", "CLIP_SD", "FITS", "Transform", "read_picture", "require_pillow"]
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_SD",
+    "FITS",
+    "Transform",
+    "read_picture",
+    "read_texts",
+    "require_pillow",
+]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_SD = (0.26862954, 0.26130258, 0.27577711)
@@ -58,27 +67,52 @@ def read_picture(path: Path) -> Picture:
         ScorerError: It is not there, no picture, damaged, or larger than 16384 pixels a side.
     """
     image = require_pillow()
+    with _opened(path) as opened:
+        if max(opened.size) > _LARGEST_SIDE:
+            raise ScorerError(
+                f"{path}: a picture may have {_LARGEST_SIDE} pixels a side, but has "
+                f"{opened.width}x{opened.height}"
+            )
+        if "A" in opened.getbands() or "transparency" in opened.info:
+            coloured = opened.convert("RGBA")
+            ground = image.new("RGBA", coloured.size, "white")
+            opened = image.alpha_composite(ground, coloured)
+        return np.array(opened.convert("RGB"), dtype=np.uint8)
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    """Read the texts that a picture carries in front of its pixels.
+
+    Args:
+        path: A PNG, JPEG or WebP file.
+
+    Returns:
+        Texts by keyword; web UIs write what they drew from under ``parameters`` of PNG files.
+
+    Raises:
+        ScorerError: It is not there or no picture.
+    """
+    with _opened(path) as opened:
+        return {key: value for key, value in opened.info.items() if isinstance(value, str)}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A picture; whatever Pillow's readers raise becomes one error."""
+    image = require_pillow()
     try:
         with warnings.catch_warnings():
-            # Large pictures are judged by their sides below.
+            # Large pictures are judged by their sides.
             warnings.simplefilter("ignore")
             with image.open(path, formats=_FORMATS) as opened:
-                if max(opened.size) > _LARGEST_SIDE:
-                    raise ScorerError(
-                        f"{path}: a picture may have {_LARGEST_SIDE} pixels a side, but has "
-                        f"{opened.width}x{opened.height}"
-                    )
-                if "A" in opened.getbands() or "transparency" in opened.info:
-                    coloured = opened.convert("RGBA")
-                    ground = image.new("RGBA", coloured.size, "white")
-                    opened = image.alpha_composite(ground, coloured)
-                return np.array(opened.convert("RGB"), dtype=np.uint8)
+                yield opened
     except ScorerError:
         raise
     except Exception as error:  # each of Pillow's readers has errors of its own
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ScorerError(f"{path}: cannot be read as a PNG, JPEG or WebP picture: "
-                          f"{reason}") from error  # fmt: skip
+        raise ScorerError(
+            f"{path}: cannot be read as a PNG, JPEG or WebP picture: {reason}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,32 +85,17 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         CheckpointError: The file is not there, damaged, or holds something else.
     """
-    if path.suffix in (".pt", ".pth", ".bin"):
-        return _read_pickle(path)
     tensors = {}
     with open_checkpoint(path) as source:
         for key, info in source.tensors.items():
             if info.dtype.name not in _NAMES:
                 raise CheckpointError(f"{path}: {key}: a scorer cannot use {info.dtype.name}")
-            data = torch.frombuffer(bytearray(source.read_bytes(key)) or bytearray(1),
-                                    dtype=torch.uint8)  # fmt: skip
-            data = data[: info.n_bytes].view(_NAMES[info.dtype.name])
-            tensors[key] = data.reshape(info.shape)
+            values = torch.empty(info.n_elements, dtype=_NAMES[info.dtype.name])
+            if info.n_elements:
+                room = values.view(torch.uint8).numpy().data
+                source.read_into(key, 0, info.n_elements, room)
+            tensors[key] = values.reshape(info.shape)
     return tensors
-
-
-def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
-    # To be replaced by `open_checkpoint`, once it reads torch's files by itself.
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler has no error of its own
-        raise CheckpointError(f"{path}: cannot be read as a file of tensors: {error}") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: there must be tensors by name, but got {type(content)}")
-    return {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
 
 
 def load_strictly(
