@@ -31,8 +31,8 @@ NAMES = ("base", "a", "b", "c", "d")
 def folder(tmp_path: Path, save: Save) -> Path:
     """A base and four models near it."""
     noise = torch.Generator().manual_seed(0)
-    base = {"w": torch.randn(300, 70, generator=noise) * 0.05,
-            "v": torch.randn(500, generator=noise), "s": torch.randn((), generator=noise)}  # fmt: skip
+    shapes = {"w": (300, 70), "v": (500,), "s": ()}
+    base = {key: 0.05 * torch.randn(shape, generator=noise) for key, shape in shapes.items()}
     save("base", {key: value.half() for key, value in base.items()})
     for name in NAMES[1:]:
         near = {key: value + 0.01 * torch.randn(value.shape, generator=noise)
