@@ -63,11 +63,15 @@ def subset(most_elements: int, most_a_tensor: int) -> dict[str, TensorInfo]:
 
 
 def make_models(work: Path, infos: dict[str, TensorInfo], n_models: int) -> list[Path]:
-    """The base and models near it: values ~N(0, 0.03), deltas ~N(0, 0.003)."""
+    """The base and models near it: values ~N(0, 0.03), deltas ~N(0, d), d from 0.0005 to 0.01.
+
+    As in real pools, some went far and some stayed near, and models come in families, whose
+    members share four fifths of their deltas' variance: fine-tunes of one fine-tune.
+    """
     size = sum(info.n_elements for info in infos.values())
-    paths = [
-        work / f"unet-{size}-{name}.safetensors" for name in ["base", *map(str, range(n_models))]
-    ]
+    names = ["base", *map(str, range(n_models))]
+    paths = [work / f"unet-{size}-{name}.safetensors" for name in names]
+    sizes = 0.0005 * 20 ** (np.arange(n_models) / max(1, n_models - 1))
     header = encode_header(infos, {"format": "pt"})
     for number, path in enumerate(paths):
         if path.exists() and path.stat().st_size == len(header) + 2 * size:
@@ -76,13 +80,16 @@ def make_models(work: Path, infos: dict[str, TensorInfo], n_models: int) -> list
         with path.open("wb") as file:
             file.write(header)
             for i, info in enumerate(infos.values()):
-                values = np.random.default_rng([SEED, i]).standard_normal(
-                    info.n_elements, np.float32
-                )
-                values *= 0.03
+                rng = np.random.default_rng([SEED, i])
+                values = rng.standard_normal(info.n_elements, np.float32) * np.float32(0.03)
                 if number:
-                    noise = np.random.default_rng([SEED, i, number])
-                    values += 0.003 * noise.standard_normal(info.n_elements, np.float32)
+                    # Members of a family have numbers next to each other; their sizes differ.
+                    family = int(np.sqrt(2 * number))
+                    far = np.float32(sizes[(7 * number) % n_models])
+                    for share, key in ((0.8, [SEED, i, 1000 + family]), (0.2, [SEED, i, number])):
+                        noise = np.random.default_rng(key)
+                        part = noise.standard_normal(info.n_elements, np.float32)
+                        values += far * np.float32(share**0.5) * part
                 file.write(values.astype(np.float16).tobytes())
     return paths
 

@@ -171,3 +171,31 @@ def test_text_from_files_cannot_steer_the_terminal(folder: Path) -> None:
     assert shown.returncode == 1
     assert "\x1b" not in shown.stderr and "\u202e" not in shown.stderr
     assert "\\x1b[31m" in shown.stderr
+
+
+def test_methods_are_listed_with_their_costs() -> None:
+    done = stockpot("methods", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert rows["dgmla"]["passes"] == 5 and rows["dgmla"]["source"]
+    assert rows["mean"]["passes"] == 1 and rows["ties"]["symmetric"]
+    assert {option["name"] for option in rows["ties"]["options"]} == {"keep", "elect", "scale"}
+    one = stockpot("methods", "iso_z")
+    assert "iso_z(base, a, z=0.8)" in one.stdout and "56 bytes an element" in one.stdout
+    wrong = stockpot("methods", "tyes")
+    assert wrong.returncode == 1 and "did you mean 'ties'?" in wrong.stderr
+
+
+def test_a_dry_run_tells_passes_memory_and_time(folder: Path) -> None:
+    pool = [word for name in "abc" for word in ("--pool", f"{name}.safetensors")]
+    done = stockpot("merge", "-e", "dgmla(a, b, c)", *pool, "-o", "out.safetensors", "--dry-run",
+                    folder=folder)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "in 5 passes" in done.stdout and "of 1.07 GB; about" in done.stdout
+    assert "methods: elected (version 1), geometric_median (version 1), masked" in done.stdout
+    facts = json.loads(
+        stockpot("merge", "-e", "ties(a, b, c)", *pool, "-o", "out.safetensors", "--dry-run",
+                 "--json", folder=folder).stdout
+    )  # fmt: skip
+    assert facts["passes"] == 3 and 0 < facts["memory_bytes"] < 1 << 30
+    assert not (folder / "out.safetensors").exists()

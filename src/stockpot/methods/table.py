@@ -51,8 +51,7 @@ _ROWS: Iterable[Method] = (
     _counting("top_k_sum", trimming.TopK),
     Method(
         FUNCTIONS["masked"], masks.Masked, passes=lambda given: 2 if given["eps"] else 0,
-        scratch=lambda n: 14,
-        held=masks.held_by_masks, needs_identities=True,
+        scratch=lambda n: 14, held=masks.held_by_masks, needs_identities=True,
         memory="a panel; with eps, a bit for each element and about half a MB for each input",
     ),
     by_tensor(FUNCTIONS["isotropic"], spectral.isotropic, 7, _svd_seconds),
