@@ -69,7 +69,10 @@ PUBLIC = {
         "MemorySource SafetensorsFile Sink Source TensorInfo content_hash encode_header file_bytes "
         "file_hashes free_bytes get_dtype hash_tensors in_file_order open_checkpoint read_header"
     ),
-    "stockpot.methods": "HAS_COMPILED_KERNEL Row RowFacts combine find_nonfinite",
+    "stockpot.methods": (
+        "BLOCK_ELEMENTS Gram GramAccumulator HAS_COMPILED_KERNEL Row RowFacts combine "
+        "find_nonfinite one_blas_thread sum_grams"
+    ),
     "stockpot.engine": (
         "DEFAULT_MEMORY Chunking Digests History InputRecord MergeResult Plan Progress "
         "ProgressCallback Settings Step TensorPlan Term make_plan merge merge_in_memory open_pool "
