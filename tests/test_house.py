@@ -71,10 +71,10 @@ PUBLIC = {
     ),
     "stockpot.methods": (
         "BLOCK_ELEMENTS Gram GramAccumulator HAS_COMPILED_KERNEL Row RowFacts combine "
-        "find_nonfinite one_blas_thread sum_grams"
+        "find_nonfinite one_blas_thread sum_grams widen"
     ),
     "stockpot.engine": (
-        "DEFAULT_MEMORY Chunking Digests History InputRecord MergeResult Plan Progress "
+        "DEFAULT_MEMORY Chunking Digests History InputRecord MergeResult Meter Plan Progress "
         "ProgressCallback Settings Step TensorPlan Term make_plan merge merge_in_memory open_pool "
         "parse_size read_history run_plan size_text take_chunks"
     ),

@@ -7,12 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stockpot.checkpoints import DTYPES
 from stockpot.methods import (
     BLOCK_ELEMENTS,
+    HAS_COMPILED_KERNEL,
     Gram,
     GramAccumulator,
+    Row,
     one_blas_thread,
     sum_grams,
+    widen,
 )
 from stockpot.methods.gram import Doubles
 
@@ -154,3 +158,16 @@ def test_wrong_use_is_named() -> None:
         gram_of(np.ones((2, 1))) + gram_of(np.ones((3, 1)))
     with pytest.raises(ValueError, match="at least one"):
         sum_grams([])
+
+
+@pytest.mark.parametrize("compiled", [True, False] if HAS_COMPILED_KERNEL else [False])
+@pytest.mark.parametrize("name", ["F64", "F32", "F16"])
+def test_widening_is_exact_and_notices_what_is_not_finite(name: str, compiled: bool) -> None:
+    values = fine_tunes(1, 3000, 0.0)[0].astype({"F64": "f8", "F32": "f4", "F16": "f2"}[name])
+    row = Row(memoryview(values).cast("B"), DTYPES[name])
+    out = np.empty(3000)
+    assert widen(row, out, compiled=compiled)
+    assert (out == values.astype(np.float64)).all()
+    values[1234] = np.nan
+    assert not widen(row, out, compiled=compiled)
+    assert widen(Row(memoryview(b""), DTYPES[name]), np.empty(0), compiled=compiled)

@@ -4,7 +4,7 @@ from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, parse_size, size_te
 from stockpot.engine.history import History, InputRecord, Step, read_history
 from stockpot.engine.merging import MergeResult, Settings, merge, merge_in_memory, open_pool
 from stockpot.engine.plan import Plan, TensorPlan, Term, make_plan
-from stockpot.engine.running import Digests, Progress, ProgressCallback, run_plan
+from stockpot.engine.running import Digests, Meter, Progress, ProgressCallback, run_plan
 
 __all__ = [
     "DEFAULT_MEMORY",
@@ -13,6 +13,7 @@ __all__ = [
     "History",
     "InputRecord",
     "MergeResult",
+    "Meter",
     "Plan",
     "Progress",
     "ProgressCallback",

@@ -19,11 +19,13 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BLOCK_ELEMENTS", "Gram", "GramAccumulator", "one_blas_thread", "sum_grams"]
+from stockpot.methods.linear import CODES, HAS_COMPILED_KERNEL, Row, kernel
+
+__all__ = ["BLOCK_ELEMENTS", "Gram", "GramAccumulator", "one_blas_thread", "sum_grams", "widen"]
 
 Doubles = npt.NDArray[np.float64]
 
-BLOCK_ELEMENTS = 1 << 13
+BLOCK_ELEMENTS = 1 << 14
 """Columns whose products are summed at once: short enough for the caches, and part of the result's
 definition, since sums of floats depend on their order."""
 
@@ -317,6 +319,33 @@ def sum_grams(grams: Iterable[Gram]) -> Gram:
     if total is None:
         raise ValueError("there must be at least one tensor to add up")
     return total
+
+
+def widen(row: Row, out: Doubles, *, compiled: bool = HAS_COMPILED_KERNEL) -> bool:
+    """Write a row's values as doubles; always exact.
+
+    Args:
+        row: ``n`` elements of any float type.
+        out: Where they go, shape ``[n]``, contiguous.
+        compiled: Use the C kernel; otherwise torch.
+
+    Returns:
+        Whether every value is finite. What stands in `out` for the others means nothing.
+
+    Example:
+        >>> from stockpot.checkpoints import DTYPES
+        >>> out = np.empty(2)
+        >>> half = np.array([0.5, np.inf], np.float16)
+        >>> widen(Row(memoryview(half).cast("B"), DTYPES["F16"]), out), out[0].item()
+        (False, 0.5)
+    """
+    if not out.size:
+        return True
+    target = memoryview(out).cast("B")
+    facts = kernel(compiled)(
+        target, CODES["F64"], [row.data], [CODES[row.dtype.name]], [1.0], 1.0, -1.0
+    )
+    return not facts[2]
 
 
 @contextmanager

@@ -31,7 +31,7 @@ try:
 except ImportError:  # built without a compiler
     _linear = None  # type: ignore[assignment, unused-ignore]
 
-__all__ = ["HAS_COMPILED_KERNEL", "Row", "RowFacts", "combine"]
+__all__ = ["CODES", "HAS_COMPILED_KERNEL", "Kernel", "Row", "RowFacts", "combine", "kernel"]
 
 HAS_COMPILED_KERNEL = _linear is not None
 """Whether the C kernel was built; without it torch computes the same bytes, more slowly."""
@@ -117,7 +117,7 @@ def combine(
         raise ValueError("every row must have as many elements as the output")
     if n == 0:
         return RowFacts(False, False, 0)
-    kernel = _compiled_kernel() if compiled else _torch_kernel()
+    run = kernel(compiled)
     divisor = math.lcm(*(weight.denominator for weight in weights))
     numerators = [int(weight * divisor) for weight in weights]
     whole = divisor <= _EXACT_INTEGER and all(abs(n) <= _EXACT_INTEGER for n in numerators)
@@ -127,7 +127,7 @@ def combine(
     codes = [CODES[row.dtype.name] for row in rows]
     code = CODES[out.dtype.name]
 
-    largest, grain, nonfinite, overflow, _ = kernel(
+    largest, grain, nonfinite, overflow, _ = run(
         out.data, code, buffers, codes, factors, scale, -1.0
     )
     if nonfinite:
@@ -144,7 +144,7 @@ def combine(
         found = np.arange(n)
     else:
         slack = (len(rows) + 4) * _UNIT
-        *_, listed = kernel(out.data, code, buffers, codes, factors, scale, slack)
+        *_, listed = run(out.data, code, buffers, codes, factors, scale, slack)
         found = np.frombuffer(listed, np.uint32).astype(np.int64)
     doubtful.settle([(row.data, row.dtype) for row in rows], weights, (out.data, out.dtype), found)
     if overflow or len(found):
@@ -183,14 +183,23 @@ def _is_exact(largest: float, grain: float, divisor: int, out: DType) -> bool:
     return largest <= 2.0**50 * grain and divisor.bit_length() + out.mantissa_bits <= 48
 
 
-def _compiled_kernel() -> Kernel:
+def kernel(compiled: bool) -> Kernel:
+    """Give the function that walks over rows.
+
+    Args:
+        compiled: The C kernel; otherwise torch's.
+
+    Returns:
+        A function as `linear_torch.combine` describes it.
+
+    Raises:
+        ImportError: The C kernel is wanted and was not built.
+    """
+    if not compiled:
+        from stockpot.methods import linear_torch
+
+        return linear_torch.combine
     if _linear is None:
         raise ImportError("the C kernel is not built; install again with a C compiler")
-    kernel: Kernel = _linear.combine
-    return kernel
-
-
-def _torch_kernel() -> Kernel:
-    from stockpot.methods import linear_torch
-
-    return linear_torch.combine
+    found: Kernel = _linear.combine
+    return found
