@@ -341,7 +341,7 @@ def widen(row: Row, out: Doubles, *, compiled: bool = HAS_COMPILED_KERNEL) -> bo
     """
     if not out.size:
         return True
-    target = memoryview(out).cast("B")
+    target = out.data.cast("B")
     facts = kernel(compiled)(
         target, CODES["F64"], [row.data], [CODES[row.dtype.name]], [1.0], 1.0, -1.0
     )
