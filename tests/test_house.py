@@ -78,7 +78,14 @@ PUBLIC = {
         "ProgressCallback Settings Step TensorPlan Term make_plan merge merge_in_memory open_pool "
         "parse_size read_history run_plan size_text take_chunks"
     ),
-    "stockpot.compare": "ComponentFacts Inspection inspect_checkpoint",
+    "stockpot.compare": (
+        "WEIGHTS Comparison ComponentFacts ComponentFindings Convergence Descent DistanceTable "
+        "Duplicates Exclusion Explanation Families FamilyTree Findings Group Inspection Map "
+        "ModelFacts Outlier Pairs Part Place Stage add_mixes compare delta_norms distance_table "
+        "effective_dimension explain find_duplicates find_families find_family_tree find_outliers "
+        "inspect_checkpoint list_stages load_comparison members_of_chain place_by_distance "
+        "place_by_spectrum read_distance_table save_comparison scale_bar study trace_convergence"
+    ),
     "stockpot.errors": (
         "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError OutputError "
         "OutputExistsError PreflightError Problem ProblemsError RecipeError StockpotError "

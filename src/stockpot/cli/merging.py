@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stockpot.cli.naming import name_files, parse_pool
 from stockpot.cli.output import note, print_fold, print_json, safe_text, shown_progress
 from stockpot.cli.recipe_files import read_any
-from stockpot.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
     from stockpot.engine import MergeResult, Plan, Settings
@@ -66,7 +66,7 @@ def mean_of_files(
     """
     from stockpot.recipes import make_recipe
 
-    recipe = make_recipe("mean(pool)", _named(files))
+    recipe = make_recipe("mean(pool)", name_files(files))
     settings = _settings(memory, threads, overwrite, hashes, verify, allow_nonfinite, chunk, kernel)
     _run(recipe, output, Path(), dtype, settings, dry_run, json_)
 
@@ -119,7 +119,7 @@ def merge_recipe(
         recipe = recipe.resolve_pool(folder, absolute=True, outside=outside)
     else:
         folder = Path()
-        recipe = make_recipe(mix, _parsed_pool(pool or []))
+        recipe = make_recipe(mix, parse_pool(pool or []))
     if output is None:
         if recipe.save.file is None:
             raise typer.BadParameter("say where the result goes, with -o or in the recipe's save")
@@ -229,43 +229,3 @@ def _show_result(result: MergeResult, json_: bool) -> None:
         f"{safe_text(str(result.path))}: {size_text(result.n_bytes)} from "
         f"{len(result.plan.sources)} models in {result.elapsed_s:.1f} s{hash_text}"
     )
-
-
-def _named(files: list[Path]) -> dict[str, str]:
-    """Name files by their stems; equal stems get numbers, in the order of the whole paths."""
-    from stockpot.recipes import RESERVED
-
-    pool: dict[str, str] = {}
-    for file in sorted(files, key=str):
-        stem = _stem(file)
-        name, number = stem, 2
-        while name in pool or name in RESERVED or not name or "*" in name:
-            name, number = f"{stem.replace('*', '')} ({number})", number + 1
-        pool[name] = str(file)
-    return pool
-
-
-def _stem(file: Path) -> str:
-    if not file.name:
-        file = file.resolve()
-    for suffix in (".safetensors.index.json", ".safetensors"):
-        if file.name.endswith(suffix):
-            return file.name.removesuffix(suffix)
-    return file.name
-
-
-def _parsed_pool(entries: list[str]) -> dict[str, str]:
-    pool: dict[str, str] = {}
-    problems = []
-    for entry in entries:
-        name, equals, file = entry.partition("=")
-        if not equals:
-            name, file = _stem(Path(entry)), entry
-        if name in pool:
-            problems.append(
-                Problem("repeated", "a name may stand for one file only", f"--pool {entry}")
-            )
-        pool[name] = file
-    if problems:
-        raise RecipeError(problems)
-    return pool

@@ -1,18 +1,76 @@
 """What is in checkpoints, seen from outside: inspection, distances, maps, explanations."""
 
-from stockpot.compare.comparison import Comparison, Exclusion, Group, ModelFacts, Pairs, Place
+from stockpot.compare.comparison import (
+    WEIGHTS,
+    Comparison,
+    Exclusion,
+    Group,
+    ModelFacts,
+    Pairs,
+    Place,
+)
+from stockpot.compare.convergence import Convergence, members_of_chain, trace_convergence
+from stockpot.compare.explaining import Explanation, Part, explain
+from stockpot.compare.findings import ComponentFindings, Findings, delta_norms, study
+from stockpot.compare.grouping import (
+    Duplicates,
+    Families,
+    Outlier,
+    effective_dimension,
+    find_duplicates,
+    find_families,
+    find_outliers,
+)
+from stockpot.compare.heritage import Descent, FamilyTree, find_family_tree
+from stockpot.compare.imagining import Stage, add_mixes, list_stages
 from stockpot.compare.inspecting import ComponentFacts, Inspection, inspect_checkpoint
+from stockpot.compare.mapping import Map, place_by_distance, place_by_spectrum, scale_bar
+from stockpot.compare.matrices import DistanceTable, distance_table, read_distance_table
+from stockpot.compare.storing import load_comparison, save_comparison
 from stockpot.compare.walking import compare
 
 __all__ = [
+    "WEIGHTS",
     "Comparison",
     "ComponentFacts",
+    "ComponentFindings",
+    "Convergence",
+    "Descent",
+    "DistanceTable",
+    "Duplicates",
     "Exclusion",
+    "Explanation",
+    "Families",
+    "FamilyTree",
+    "Findings",
     "Group",
     "Inspection",
+    "Map",
     "ModelFacts",
+    "Outlier",
     "Pairs",
+    "Part",
     "Place",
+    "Stage",
+    "add_mixes",
     "compare",
+    "delta_norms",
+    "distance_table",
+    "effective_dimension",
+    "explain",
+    "find_duplicates",
+    "find_families",
+    "find_family_tree",
+    "find_outliers",
     "inspect_checkpoint",
+    "list_stages",
+    "load_comparison",
+    "members_of_chain",
+    "place_by_distance",
+    "place_by_spectrum",
+    "read_distance_table",
+    "save_comparison",
+    "scale_bar",
+    "study",
+    "trace_convergence",
 ]

@@ -99,7 +99,8 @@ def find_duplicates(comparison: Comparison) -> tuple[Duplicates, ...]:
     found = []
     by_hash: dict[tuple[str, str], list[int]] = {}
     for i, model in enumerate(comparison.models):
-        by_hash.setdefault(("", model.content), []).append(i)
+        if model.content:
+            by_hash.setdefault(("", model.content), []).append(i)
         for component, digest in model.components.items():
             by_hash.setdefault((component, digest), []).append(i)
     for (component, _), models in by_hash.items():

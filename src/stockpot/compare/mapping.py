@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from stockpot.compare.grouping import centred
 
-__all__ = ["Map", "place_by_distance", "place_by_spectrum"]
+__all__ = ["Map", "place_by_distance", "place_by_spectrum", "scale_bar"]
 
 Doubles = npt.NDArray[np.float64]
 _MOST_STEPS = 3000

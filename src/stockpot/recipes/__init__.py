@@ -31,7 +31,7 @@ from .linting import Finding, lint
 from .pictures import draw_graph, draw_shares
 from .printing import print_expression
 from .reading import parse_recipe, read_recipe
-from .renaming import models_below
+from .renaming import models_below, names_in
 
 __all__ = [
     "DTYPES",
@@ -74,6 +74,7 @@ __all__ = [
     "mean",
     "model",
     "models_below",
+    "names_in",
     "parse_expression",
     "parse_recipe",
     "print_expression",
