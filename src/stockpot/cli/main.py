@@ -12,7 +12,16 @@ from typing import Annotated
 import typer
 
 import stockpot
-from stockpot.cli import comparing, inspecting, merging, recipes, showing, telling
+from stockpot.cli import (
+    comparing,
+    converging,
+    explaining,
+    inspecting,
+    merging,
+    recipes,
+    showing,
+    telling,
+)
 from stockpot.cli.output import safe_text
 from stockpot.errors import StockpotError
 
@@ -30,6 +39,8 @@ app.command("inspect")(inspecting.inspect_files)
 app.command("mean")(merging.mean_of_files)
 app.command("merge")(merging.merge_recipe)
 app.command("compare")(comparing.compare_files)
+app.command("explain")(explaining.explain_mix)
+app.command("convergence")(converging.trace_growth)
 app.command("verify")(telling.verify_file)
 recipes.app.command("of")(telling.recipe_of_file)
 app.add_typer(recipes.app, name="recipe")
