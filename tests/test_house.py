@@ -85,7 +85,7 @@ PUBLIC = {
         "effective_dimension explain find_duplicates find_families find_family_tree find_outliers "
         "inspect_checkpoint list_stages load_comparison members_of_chain place_by_distance "
         "place_by_spectrum read_distance_table save_comparison scale_bar study trace_convergence "
-        "blocks_differ recover_recipe simple_ratios"
+        "recover_recipe simple_ratios"
     ),
     "stockpot.errors": (
         "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError OutputError "

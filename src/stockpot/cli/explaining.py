@@ -71,9 +71,11 @@ def explain_mix(
                                  "of differences to it")  # fmt: skip
     told = explain(found, mix_name, pool=names, base=base_name, sum_to_one=not free)
     layout = found.models[found.index(mix_name)].layout
-    files = {model.name: model.path for model in found.models}
-    if output is not None:
-        files = {name: _relative(path, output) for name, path in files.items()}
+    folder = output or Path()
+    files = {
+        model.name: _writable(model.path, folder) if model.path else f"{model.name}.safetensors"
+        for model in found.models
+    }
     recipe = recover_recipe(told, files, layout)
     if output is not None:
         from stockpot.cli.explanation_page import write_explanation
@@ -114,16 +116,14 @@ def _free(name: str, taken: dict[str, str]) -> str:
     return free
 
 
-def _relative(path: str, folder: Path) -> str:
-    try:
-        return os.path.relpath(path, folder) if path else path
-    except ValueError:  # another drive
-        return os.path.abspath(path)
+def _writable(path: str, folder: Path) -> str:
+    """A path as a recipe in that folder may write it: inside as it is, else whole."""
+    whole = Path(os.path.abspath(path))
+    base = Path(os.path.abspath(folder))
+    return str(whole.relative_to(base)) if whole.is_relative_to(base) else str(whole)
 
 
 def _print(told: Explanation, found: Comparison) -> None:
-    from stockpot.compare import blocks_differ
-
     names = [
         name
         for name in told.pool
@@ -131,18 +131,20 @@ def _print(told: Explanation, found: Comparison) -> None:
     ]  # fmt: skip
     rows = []
     for component, part in told.components.items():
-        rows.append(_row(component, part, names))
+        rows.append(_row(component, part, names, verdict(told, part)))
         blocks = told.blocks.get(component, {})
-        if blocks_differ(part, blocks) or (not part.is_explained and len(blocks) > 1):
-            rows += [_row(f"  {block}", inner, names) for block, inner in blocks.items()]
+        if len(blocks) > 1 and (told.is_by_block(component) or not part.is_explained):
+            rows += [
+                _row(f"  {block}", inner, names, verdict(told, inner))
+                for block, inner in blocks.items()
+            ]
     print_table(
         ["", *(f">{name}" for name in names), ">residual", ">rounding", "verdict"],
         rows,
         f"{told.mix}: shares ± their 95 % interval",
     )
-    for component, part in told.components.items():
-        for sentence in remarks(component, part):
-            note(sentence)
+    for sentence in remarks(told):
+        note(sentence)
 
 
 def _parts(told: Explanation) -> list[Part]:
@@ -150,19 +152,20 @@ def _parts(told: Explanation) -> list[Part]:
     return [*told.components.values(), *inner]
 
 
-def _row(label: str, part: Part, names: list[str]) -> list[str]:
+def _row(label: str, part: Part, names: list[str], words: str) -> list[str]:
     cells = []
     for name in names:
         ratio, bound = part.ratios.get(name), part.confidence.get(name, 0.0)
         cells.append("" if not ratio else f"{ratio:.4f} ± {bound:.2g}")
-    return [label, *cells, f"{part.residual:.4g}", f"{part.noise:.4g}", verdict(part)]
+    return [label, *cells, f"{part.residual:.4g}", f"{part.noise:.4g}", words]
 
 
-def verdict(part: Part) -> str:
+def verdict(told: Explanation, part: Part) -> str:
     """Say in a few words how well a part is explained.
 
     Args:
-        part: One place of an explanation.
+        told: The explanation.
+        part: One place of it.
 
     Returns:
         The words.
@@ -173,6 +176,8 @@ def verdict(part: Part) -> str:
         return f"identical to {', '.join(part.identical)}"
     if part.residual == 0:
         return "equal values"
+    if not part.place.block and told.is_by_block(part.place.component):
+        return "each block has ratios of its own"
     if part.n_roundings <= 2:
         return "explained; one rounding is left"
     if part.is_explained:
@@ -181,29 +186,34 @@ def verdict(part: Part) -> str:
     return f"{part.unexplained:.1%} of what sets it apart matches no model"
 
 
-def remarks(component: str, part: Part) -> list[str]:
-    """Say what a reader must know about a part's numbers.
+def remarks(told: Explanation) -> list[str]:
+    """Say what a reader must know about the numbers.
 
     Args:
-        component: Its name.
-        part: The part.
+        told: The explanation.
 
     Returns:
         Sentences.
     """
     found = []
-    for tie in part.ties:
-        found.append(f"{component}: {' and '.join(tie)} cannot be told apart here")
-    if part.left_out:
-        found.append(f"{component}: {', '.join(part.left_out)} cannot be a parent: it lacks keys")
-    if part.ratios and part.compared < part.size:
-        found.append(
-            f"{component}: {part.compared:,} of {part.size:,} weights were compared; the rest is "
-            "missing, of another shape, or not finite somewhere"
-        )
-    if part.ratios and not part.is_explained:
-        found.append(
-            f"{component}: a parent may be missing from the pool, or the mix was trained or "
-            "merged in another way; the shares are those that come nearest"
-        )
+    for component, part in told.components.items():
+        for tie in part.ties:
+            found.append(f"{component}: {_listed(tie)} cannot be told apart here")
+        if part.left_out:
+            lacking = _listed(part.left_out)
+            found.append(f"{component}: {lacking} cannot be a parent of it: keys are missing")
+        if part.ratios and part.compared < part.size:
+            found.append(
+                f"{component}: {part.compared:,} of {part.size:,} weights were compared; the rest "
+                "is missing, of another shape, or not finite somewhere"
+            )
+        if part.ratios and not part.is_explained and not told.is_by_block(component):
+            found.append(
+                f"{component}: a parent may be missing from the pool, or the mix was trained or "
+                "merged in another way; the shares are those that come nearest"
+            )
     return found
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -59,12 +59,11 @@ def explanation_page(told: Explanation, recipe: str) -> tuple[Page, dict[str, Ch
         The page, and its figures by file name.
     """
     sentences = [
-        f"{component}: {_words(part)} ({verdict(part)})."
+        f"{component}: {_words(part)} ({verdict(told, part)})."
         for component, part in told.components.items()
         if part.ratios
     ]
-    for component, part in told.components.items():
-        sentences += [f"{remark}." for remark in remarks(component, part)]
+    sentences += [f"{remark}." for remark in remarks(told)]
     sections: list[Section] = [Note("Findings", sentences), _shares(told)]
     charts: dict[str, Chart] = {}
     for component, blocks in told.blocks.items():

@@ -26,7 +26,7 @@ from stockpot.compare.imagining import Stage, add_mixes, list_stages
 from stockpot.compare.inspecting import ComponentFacts, Inspection, inspect_checkpoint
 from stockpot.compare.mapping import Map, place_by_distance, place_by_spectrum, scale_bar
 from stockpot.compare.matrices import DistanceTable, distance_table, read_distance_table
-from stockpot.compare.recovering import blocks_differ, recover_recipe, simple_ratios
+from stockpot.compare.recovering import recover_recipe, simple_ratios
 from stockpot.compare.storing import load_comparison, save_comparison
 from stockpot.compare.walking import compare
 
@@ -54,7 +54,6 @@ __all__ = [
     "Place",
     "Stage",
     "add_mixes",
-    "blocks_differ",
     "compare",
     "delta_norms",
     "distance_table",

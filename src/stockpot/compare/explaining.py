@@ -34,6 +34,7 @@ _WIDE = 1.96
 # Rounding pulls ratios towards the nearest model by at most this, in (noise/distance)²; measured by
 # bench/explain_noise.py, with room to spare.
 _PULL = 0.3
+_NOTHING = 1e-24
 # Bounds above this tell that ratios cannot be told apart.
 _LOST = 0.05
 # Less than this share of what sets the mix apart is not worth a warning.
@@ -131,6 +132,27 @@ class Explanation:
     components: Mapping[str, Part]
     blocks: Mapping[str, Mapping[str, Part]]
 
+    def is_by_block(self, component: str) -> bool:
+        """Whether a component was mixed at ratios of its own in each block.
+
+        Args:
+            component: Such as ``unet``.
+
+        Returns:
+            True where its blocks are explained and the whole is not, or where a block's ratio
+            cannot be the component's.
+        """
+        whole, parts = self.components[component], self.blocks.get(component, {})
+        if len(parts) > 1 and not whole.is_explained:
+            return all(part.is_explained for part in parts.values())
+        return any(
+            abs(ratio - whole.ratios.get(name, 0.0))
+            > 0.002 + min(part.confidence[name] + whole.confidence.get(name, 0.0), 0.02)
+            for part in parts.values()
+            if part.is_explained and not part.ties
+            for name, ratio in part.ratios.items()
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The same as plain data.
 
@@ -144,6 +166,7 @@ class Explanation:
             "base": self.base or None,
             "components": {
                 name: part.to_json()
+                | {"by_block": self.is_by_block(name)}
                 | {"blocks": {b: p.to_json() for b, p in self.blocks.get(name, {}).items()}}
                 for name, part in self.components.items()
             },
@@ -310,7 +333,9 @@ def _solve(squared: Doubles, products: Doubles, base: int | None, sum_to_one: bo
         rows = [1 + j for j in others]
         ratios[others] = _nnls(deltas[np.ix_(rows, rows)], deltas[rows, 0])
         ratios[base] = 1.0 - ratios.sum()
-    left = max(float(ratios @ around @ ratios), 0.0)
+    left = float(ratios @ around @ ratios)
+    # What doubles cannot tell from nothing is nothing.
+    left = left if left > _NOTHING * float(np.diag(around).max()) else 0.0
     return _Found(ratios, left, _response(squared[1:, 1:]))
 
 

@@ -10,7 +10,7 @@ from stockpot.errors import Problem, RecipeError
 from stockpot.layouts import Cell, Profile, get_layout, get_profile
 from stockpot.recipes import MIX_KEYS, Expr, Recipe, blocks, make_recipe, mean, model, names_in
 
-__all__ = ["blocks_differ", "recover_recipe", "simple_ratios"]
+__all__ = ["recover_recipe", "simple_ratios"]
 
 _LEAST = 5e-4  # closer than this nobody types a ratio
 _LARGEST_DENOMINATOR = 1000
@@ -69,37 +69,16 @@ def recover_recipe(explanation: Explanation, files: Mapping[str, str], layout: s
     mix: dict[str, Expr] = {}
     for name, part in explanation.components.items():
         if name in MIX_KEYS and part.ratios:
-            mix[name] = _expression(part, explanation.blocks.get(name, {}), layout)
+            profile = _PROFILES.get(layout)
+            if name == "unet" and profile and explanation.is_by_block(name):
+                blocks_of = explanation.blocks[name]
+                mix[name] = _by_blocks(part, blocks_of, get_profile(profile), layout)
+            else:
+                mix[name] = _sum(simple_ratios(part.ratios, part.confidence))
     if not mix:
         raise RecipeError([Problem("unexplained", "no part of the mix shares keys with the pool")])
     read = {name for expression in mix.values() for name in names_in(expression)}
     return make_recipe(mix, {name: files[name] for name in explanation.pool if name in read})
-
-
-def blocks_differ(part: Part, parts: Mapping[str, Part]) -> bool:
-    """Whether blocks were mixed at ratios of their own, by more than they are unsure.
-
-    Args:
-        part: The whole component.
-        parts: Its blocks.
-
-    Returns:
-        True where some block's ratio cannot be the component's.
-    """
-    return any(
-        abs(ratio - part.ratios.get(name, 0.0))
-        > 0.002 + min(block.confidence[name] + part.confidence.get(name, 0.0), 0.02)
-        for block in parts.values()
-        if block.is_explained and not block.ties
-        for name, ratio in block.ratios.items()
-    )
-
-
-def _expression(part: Part, parts: Mapping[str, Part], layout: str) -> Expr:
-    profile = _PROFILES.get(layout)
-    if part.place.component == "unet" and profile and blocks_differ(part, parts):
-        return _by_blocks(part, parts, get_profile(profile), layout)
-    return _sum(simple_ratios(part.ratios, part.confidence))
 
 
 def _sum(shares: Mapping[str, Fraction]) -> Expr:
