@@ -141,7 +141,7 @@ def _print(told: Explanation, found: Comparison) -> None:
     print_table(
         ["", *(f">{name}" for name in names), ">residual", ">rounding", "verdict"],
         rows,
-        f"{told.mix}: shares ± their 95 % interval",
+        f"{told.mix}: shares, and how far each may be off",
     )
     for sentence in remarks(told):
         note(sentence)

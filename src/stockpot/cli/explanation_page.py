@@ -95,7 +95,7 @@ def explanation_page(told: Explanation, recipe: str) -> tuple[Page, dict[str, Ch
             )
         )
     sections.append(
-        Code("As a recipe", recipe, "The simplest ratios within the intervals: recipe.yaml.")
+        Code("As a recipe", recipe, "The simplest ratios within these bounds; also in recipe.yaml.")
     )
     page = Page(
         title=f"What {told.mix} is made of",
@@ -132,10 +132,10 @@ def _shares(told: Explanation) -> Table:
                 )
     return Table(
         "Shares",
-        ["component", "model", "share", "± (95 %)", "residual", "one rounding"],
+        ["component", "model", "share", "±", "residual", "one rounding"],
         rows,
         "Residual: distance of the checkpoint from the best mix, in weight units. One rounding: "
-        "what saving in its type leaves.",
+        "what saving in its type leaves. ±: how far a share may be off.",
         numeric=frozenset({2, 3, 4, 5}),
         sortable=True,
     )

@@ -29,8 +29,8 @@ Doubles = npt.NDArray[np.float64]
 
 # Up to so many times the squared error of one rounding counts as a chain of roundings.
 _CHAIN = 8.0
-# Two standard deviations and a little: 95 %.
-_WIDE = 1.96
+# Three standard deviations, with room for rounding errors being larger where weights are.
+_WIDE = 4.0
 # Rounding pulls ratios towards the nearest model by at most this, in (noise/distance)²; measured by
 # bench/explain_noise.py, with room to spare.
 _PULL = 0.3
@@ -49,7 +49,7 @@ class Part:
     Attributes:
         place: A component, or a block of one.
         ratios: Share of each model; those that were not candidates here are absent.
-        confidence: Half the width of each ratio's 95 % interval; at most 1.
+        confidence: How far each ratio may be off, some three standard deviations; at most 1.
         residual: Distance of the mix from the best explanation, in weight units.
         noise: What one rounding to the mix's type leaves, in weight units.
         spread: Distance of the mix from the base, or else from the pool's mean.

@@ -165,6 +165,9 @@ def _sentences(found: Findings) -> Iterator[str]:
     comparison = found.comparison
     names = comparison.names
     for duplicate in found.duplicates:
+        name = duplicate.component
+        if name and (name not in WEIGHTS or comparison.base in duplicate.models):
+            continue  # what is said below of the base says it better
         listed = _listed([names[i] for i in duplicate.models])
         what = duplicate.component or "whole file"
         if duplicate.kind == "values":

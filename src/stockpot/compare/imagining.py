@@ -18,7 +18,7 @@ from stockpot.compare.convergence import mixed_distances
 from stockpot.errors import RecipeError
 from stockpot.layouts import Cell, get_layout
 from stockpot.methods import Gram
-from stockpot.recipes import Fold, MissingModelError, Recipe, fold, names_in, parse_expression
+from stockpot.recipes import Fold, MissingModelError, Recipe, fold, model, names_in
 
 __all__ = ["Stage", "add_mixes", "list_stages"]
 
@@ -60,7 +60,8 @@ def list_stages(recipe: Recipe) -> tuple[Stage, ...]:
         >>> [(stage.name, stage.level, stage.reads) for stage in list_stages(chain)]
         [('ab', 1, ('a', 'b')), ('mix', 2, ('ab', 'c'))]
     """
-    texts = {**recipe.let, **{_result(key): value for key, value in recipe.mix.items()}}
+    results = {_result(key): key for key in recipe.mix}
+    texts = {**recipe.let, **{name: recipe.mix[key] for name, key in results.items()}}
     reads = {
         name: tuple(dict.fromkeys(n for n in names_in(value) if n in {*recipe.let, *recipe.pool}))
         for name, value in texts.items()
@@ -78,19 +79,27 @@ def list_stages(recipe: Recipe) -> tuple[Stage, ...]:
             levels[name] = 1 + max((levels.get(n, 0) for n in waiting.pop(name)), default=0)
     stages = []
     for name in sorted(levels, key=lambda name: (name not in recipe.let, levels[name])):
-        mix = {"model": parse_expression(_quoted(name))} if name in recipe.let else recipe.mix
-        stages.append(Stage(name, levels[name], reads[name], replace(recipe, mix=mix)))
+        mix = {"model": model(name)} if name in recipe.let else {results[name]: texts[name]}
+        # Only what it needs, so that a step that cannot be folded spoils no other.
+        needed = _below(reads, name) | {name}
+        let = {other: recipe.let[other] for other in recipe.let if other in needed}
+        stages.append(Stage(name, levels[name], reads[name], replace(recipe, mix=mix, let=let)))
     return tuple(stages)
+
+
+def _below(reads: Mapping[str, tuple[str, ...]], name: str) -> set[str]:
+    found: set[str] = set()
+    stack = [name]
+    while stack:
+        for other in reads.get(stack.pop(), ()):
+            if other not in found:
+                found.add(other)
+                stack.append(other)
+    return found
 
 
 def _result(key: str) -> str:
     return "mix" if key == "model" else f"mix ({key})"
-
-
-def _quoted(name: str) -> str:
-    return (
-        name if name.isidentifier() else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    )
 
 
 def add_mixes(comparison: Comparison, stages: Iterable[Stage]) -> Comparison:

@@ -110,7 +110,7 @@ def _matrix(rows: Any, n: int) -> Doubles:
     if matrix.shape != (n, n):
         raise ValueError(f"a matrix must be {n} x {n}, but is {list(matrix.shape)}")
     known = matrix[~np.isnan(matrix)]
-    if (known < 0).any() or np.isinf(known).any() or matrix.diagonal().any():
+    if (known < 0).any() or np.isinf(known).any() or np.nan_to_num(matrix.diagonal()).any():
         raise ValueError("distances must be finite, not below zero, and zero on the diagonal")
     if not np.allclose(matrix, matrix.T, rtol=1e-3, atol=1e-6, equal_nan=True):
         raise ValueError("a matrix must be symmetric")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 
@@ -13,6 +14,7 @@ from stockpot.recipes import MIX_KEYS, Expr, Recipe, blocks, make_recipe, mean, 
 __all__ = ["recover_recipe", "simple_ratios"]
 
 _LEAST = 5e-4  # closer than this nobody types a ratio
+_MOST = 0.02
 _LARGEST_DENOMINATOR = 1000
 _PROFILES = {"sd1": "autombw", "sd2": "autombw", "zoo": "autombw", "sdxl": "sd-mecha-xl"}
 
@@ -20,11 +22,14 @@ _PROFILES = {"sd1": "autombw", "sd2": "autombw", "zoo": "autombw", "sdxl": "sd-m
 def simple_ratios(
     ratios: Mapping[str, float], confidence: Mapping[str, float]
 ) -> dict[str, Fraction]:
-    """Find the fractions with the smallest common denominator that the confidence allows.
+    """Find the fractions that a person most likely typed: near, and with a small denominator.
+
+    Each common denominator q up to 1000 is judged by how many deviations the fractions are off,
+    ½ Σ (error/σ)², and by how long the numbers are, 2·ln q; the least sum wins.
 
     Args:
         ratios: Share of each model.
-        confidence: How far each may be off.
+        confidence: How far each may be off; σ is a quarter of it.
 
     Returns:
         Fractions with the same sum as the ratios, to the nearest thousandth; zeros are left out.
@@ -35,15 +40,20 @@ def simple_ratios(
         {'a': '1/7', 'b': '6/7'}
     """
     total = Fraction(round(1000 * sum(ratios.values())), 1000)
-    for denominator in range(1, _LARGEST_DENOMINATOR + 1):
-        found = {name: Fraction(round(r * denominator), denominator) for name, r in ratios.items()}
-        fits = all(
-            abs(found[name] - ratio) <= max(min(confidence.get(name, 0.0), 0.02), _LEAST)
-            for name, ratio in ratios.items()
-        )
-        if fits and sum(found.values()) == total:
-            return {name: share for name, share in found.items() if share}
-    found = {name: Fraction(round(1000 * ratio), 1000) for name, ratio in ratios.items()}
+    sigma = {name: max(min(confidence.get(name, 0.0), _MOST), _LEAST) / 4 for name in ratios}
+    best: tuple[float, int] | None = None
+    for q in range(1, _LARGEST_DENOMINATOR + 1):
+        if best is not None and 2 * math.log(q) >= best[0]:
+            break  # longer numbers cannot win any more
+        numerators = {name: round(ratio * q) for name, ratio in ratios.items()}
+        if Fraction(sum(numerators.values()), q) != total:
+            continue
+        off = sum(((numerators[n] / q - ratio) / sigma[n]) ** 2 for n, ratio in ratios.items())
+        cost = off / 2 + 2 * math.log(q)
+        if best is None or cost < best[0]:
+            best = cost, q
+    q = best[1] if best is not None else _LARGEST_DENOMINATOR
+    found = {name: Fraction(round(ratio * q), q) for name, ratio in ratios.items()}
     largest = max(found, key=lambda name: found[name])
     found[largest] += total - sum(found.values())
     return {name: share for name, share in found.items() if share}

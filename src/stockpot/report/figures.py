@@ -199,7 +199,10 @@ class Curve:
         for band in self.bands:
             names += [f"{band.label}, low", f"{band.label}, high"]
             columns += [band.low, band.high]
-        lines = [[place, *(column[i] for column in columns)] for i, place in enumerate(self.places)]
+        lines = [
+            [place, *(column[i] if i < len(column) else None for column in columns)]
+            for i, place in enumerate(self.places)
+        ]
         return [self.axis or "place", *names], lines
 
 

@@ -24,9 +24,9 @@
     const figures = JSON.parse(box.querySelector("script").textContent);
     const chosen = box.querySelector("input:checked");
     const figure = figures[chosen ? Number(chosen.value) : 0];
-    const config = { responsive: true, displaylogo: false, displayModeBar: !narrow.matches,
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage", "autoScale2d"],
-      scrollZoom: false };
+    const config = { responsive: true, displaylogo: false, scrollZoom: false,
+      displayModeBar: !narrow.matches && figure.layout.dragmode !== false,
+      modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]] };
     Plotly.react(box.querySelector(".plot"), figure.data, themed(figure.layout, figure.height),
       config);
   }
