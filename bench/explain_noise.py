@@ -84,7 +84,8 @@ def make(
             path = work / f"mix-{number % 2}.safetensors"
             merge(recipe, path, sources=sources, dtype="fp16", settings=QUICK)
             mix = open_checkpoint(path)
-        let[f"m{number}"] = step.replace("m,", f"m{number - 1}," if number > 1 else f"{first},", 1)
+        before = f"m{number - 1}" if number > 1 else first
+        let[f"m{number}"] = step.replace("lerp(m,", f"lerp({before},")
     return mix, fold(make_recipe({"unet": f"m{len(chain)}"}, files, let=let), layout)
 
 

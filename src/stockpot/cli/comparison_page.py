@@ -45,7 +45,7 @@ __all__ = ["comparison_page", "write_comparison"]
 
 Doubles = npt.NDArray[np.float64]
 
-_UNIT = "L2 of weights"
+_UNIT = "weight units (L2)"
 _MOST_IN_TABLE = 40
 _GOOD_STRESS, _BAD_STRESS = 0.05, 0.2
 

@@ -47,7 +47,7 @@ def write_convergence(
         ],
         [Band(band, result.end_band[0].tolist(), result.end_band[2].tolist())],
         "k",
-        "L2 of weights",
+        "weight units (L2)",
     )
     step = Curve(
         f"{component}: from the mean of the first k to the next member",
@@ -58,7 +58,7 @@ def write_convergence(
         ],
         [Band(band, result.next_band[0].tolist(), result.next_band[2].tolist())],
         "k",
-        "L2 of weights",
+        "weight units (L2)",
     )
     charts: dict[str, Chart] = {f"{component}-to-end": end, f"{component}-to-next": step}
     sentence = (

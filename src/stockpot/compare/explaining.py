@@ -30,10 +30,10 @@ Doubles = npt.NDArray[np.float64]
 # Up to so many times the squared error of one rounding counts as a chain of roundings.
 _CHAIN = 8.0
 # Three standard deviations, with room for rounding errors being larger where weights are.
-_WIDE = 4.0
+_WIDE = 5.0
 # Rounding pulls ratios towards the nearest model by at most this, in (noise/distance)²; measured by
 # bench/explain_noise.py, with room to spare.
-_PULL = 0.3
+_PULL = 0.4
 _NOTHING = 1e-24
 # Bounds above this tell that ratios cannot be told apart.
 _LOST = 0.05

@@ -122,8 +122,9 @@ def _map(axes: Axes, chart: MapChart) -> None:
         style = ":" if link.open else "-"
         axes.plot([a.x, b.x], [a.y, b.y], style, color=_SOFT, linewidth=1, zorder=1)
         if link.arrow:
-            middle = ((a.x + 2 * b.x) / 3, (a.y + 2 * b.y) / 3)
-            axes.annotate("", middle, (a.x, a.y), zorder=1,
+            # A head without a shaft, two thirds of the way.
+            near, far = ((a.x + t * (b.x - a.x), a.y + t * (b.y - a.y)) for t in (0.64, 0.66))
+            axes.annotate("", far, near, zorder=1,
                           arrowprops={"arrowstyle": "->", "color": _SOFT})  # fmt: skip
     shapes = {"model": "o", "mix": "D", "base": "*"}
     for mark in chart.marks:

@@ -5,13 +5,18 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const narrow = matchMedia("(max-width: 640px)");
 
+  const short = (axis) => narrow.matches && axis && axis.ticktext
+    ? { ticktext: axis.ticktext.map((t) => t.length > 13 ? t.slice(0, 12) + "…" : t),
+        tickfont: { size: 8 } }
+    : {};
+
   function themed(layout, height) {
     const ink = word("--ink"), line = word("--line");
     const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true,
       fixedrange: layout.dragmode === false };
     return Object.assign({}, layout, {
-      xaxis: Object.assign({}, axis, layout.xaxis),
-      yaxis: Object.assign({}, axis, layout.yaxis),
+      xaxis: Object.assign({}, axis, layout.xaxis, short(layout.xaxis)),
+      yaxis: Object.assign({}, axis, layout.yaxis, short(layout.yaxis)),
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: ink, size: narrow.matches ? 10 : 12, family: "system-ui, sans-serif" },
       hoverlabel: { bgcolor: word("--card"), bordercolor: line, font: { color: ink } },
@@ -27,7 +32,9 @@
     const config = { responsive: true, displaylogo: false, scrollZoom: false,
       displayModeBar: !narrow.matches && figure.layout.dragmode !== false,
       modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]] };
-    Plotly.react(box.querySelector(".plot"), figure.data, themed(figure.layout, figure.height),
+    const data = figure.data.map((trace) => trace.type === "heatmap"
+      ? Object.assign({}, trace, { showscale: !narrow.matches }) : trace);
+    Plotly.react(box.querySelector(".plot"), data, themed(figure.layout, figure.height),
       config);
   }
 
