@@ -200,6 +200,7 @@ def _sentences(found: Findings) -> Iterator[str]:
                 f"{component.name} falls into {len(families.members)} families "
                 f"(silhouette {families.silhouette:.2f}): {groups}."
             )
+    yield from _descent(found)
     if comparison.base is not None:
         yield from _untouched(found, comparison.base)
     for component in found.components.values():
@@ -209,6 +210,25 @@ def _sentences(found: Findings) -> Iterator[str]:
                 f"{len(component.complete) - 1} that there could be."
             )
     yield from _not_compared(comparison)
+
+
+def _descent(found: Findings) -> Iterator[str]:
+    """Who was trained from whom, by the component that tells most."""
+    names = found.comparison.names
+    tree = next((c.tree for c in found.components.values() if len(c.tree.edges) > 1), None)
+    if tree is None:
+        return
+    if tree.root is None:
+        yield f"By {tree.component}, it stays open which model the others descend from."
+        return
+    yield f"By {tree.component}, the others seem to descend from {names[tree.root]}."
+    for edge in tree.edges:
+        if edge.parent != tree.root and edge.is_certain:
+            yield f"{names[edge.child]} seems to have been trained from {names[edge.parent]}."
+    open_ = [names[edge.child] for edge in tree.edges if not edge.is_certain]
+    if open_:
+        rival = "another model would do nearly as well"
+        yield f"The parent of {_listed(open_)} is not certain: {rival}."
 
 
 def _untouched(found: Findings, base: int) -> Iterator[str]:
