@@ -143,7 +143,7 @@ def main() -> None:
         rest = {name: source for name, source in pool.items() if name != hidden}
         part = explain(compare({**rest, "the_mix": mix}), "the_mix").components["unet"]
         print(f"| {title} | 1 | – | ± {min(part.confidence.values()):.2g} at least | – | "
-              f"{part.n_roundings:.0f}: {part.unexplained:.0%} matches no model |")  # fmt: skip
+              f"{part.n_roundings:.0f}: {part.unexplained:.0%} is not explained |")  # fmt: skip
     print("every share within its bound:", "yes" if kept else "NO")
 
 

@@ -131,6 +131,6 @@ def test_public_names() -> None:
         "Origin", "PoolEntry", "Recipe", "Save", "TableRow", "Text", "add_difference", "blocks",
         "call", "canonical", "compare_folds", "draw_graph", "draw_shares", "export_recipe",
         "fold", "glob", "lerp", "likely_layout", "linear", "lint", "make_recipe", "mean", "model",
-        "models_below", "parse_expression", "parse_recipe", "print_expression", "read_recipe",
-        "search", "weighted_sum",
+        "models_below", "names_in", "parse_expression", "parse_recipe", "print_expression",
+        "read_recipe", "search", "weighted_sum",
     ]  # fmt: skip

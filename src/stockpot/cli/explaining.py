@@ -183,7 +183,8 @@ def verdict(told: Explanation, part: Part) -> str:
     if part.is_explained:
         count = f"{part.n_roundings:.0f}" if part.n_roundings < 1000 else "many"
         return f"explained; as after {count} roundings"
-    return f"{part.unexplained:.1%} of what sets it apart matches no model"
+    start = told.base or "the nearest model"
+    return f"{part.unexplained:.0%} of its way from {start} is not explained"
 
 
 def remarks(told: Explanation) -> list[str]:

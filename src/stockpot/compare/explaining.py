@@ -52,7 +52,7 @@ class Part:
         confidence: How far each ratio may be off, some three standard deviations; at most 1.
         residual: Distance of the mix from the best explanation, in weight units.
         noise: What one rounding to the mix's type leaves, in weight units.
-        spread: Distance of the mix from the base, or else from the pool's mean.
+        spread: Distance of the mix from the base, or else from the nearest model.
         identical: Models whose component is this one by hash (components only).
         ties: Sets of models that cannot be told apart here.
         compared: Elements that this rests on.
@@ -88,7 +88,7 @@ class Part:
 
     @property
     def unexplained(self) -> float:
-        """Residual over spread: the share of what sets the mix apart that nobody explains."""
+        """Residual over spread: the share of the way from there to the mix that is left."""
         return self.residual / self.spread if self.spread > 0 else 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -282,7 +282,7 @@ class _Solver:
         for group in twins:
             if len(group) > 1:
                 confidence[group] = np.maximum(confidence[group], abs(ratios[group]).max())
-        spread = squared[0, 1 + base] if base is not None else _to_mean(squared)
+        spread = squared[0, 1 + base] if base is not None else squared[0, 1:].min()
         return Part(
             place,
             {models[j].name: float(ratio) for j, ratio in zip(has, ratios, strict=True)},
@@ -427,9 +427,3 @@ def _inverse(matrix: Doubles) -> Doubles:
 def _symmetric(matrix: Doubles) -> Doubles:
     result: Doubles = (matrix + matrix.T) / 2
     return result
-
-
-def _to_mean(squared: Doubles) -> float:
-    """‖x − mean of the pool‖² for row 0."""
-    others = squared[1:, 1:]
-    return max(float(squared[0, 1:].mean() - others.mean() / 2), 0.0)

@@ -38,7 +38,8 @@ By = Literal["component", "block", "tensor"]
 
 _FIXED_BYTES = 48 << 20  # headers, hash states, thread stacks, the matrix library's own room
 _TABLE_BYTES = 1500  # what header, survey and hashes keep of one tensor of one model
-_MOST_BLOCKS = 16  # read at once from one file: half a megabyte of fp16
+_MOST_BLOCKS = 128  # read at once from one file: 4 MiB of fp16, as many files take turns
+_MOST_RAW_BYTES = 128 << 20  # of all files together, in one thread
 _SAMPLED_EVERY = 32  # one block of so many is looked at for rounding and kurtosis
 _AHEAD = 64  # results that may wait for their turn
 
@@ -121,7 +122,8 @@ def _take_memory(survey: Survey, n: int, by: By, memory: int, threads: int) -> _
     for n_threads in range(max(1, threads), 0, -1):
         each = (memory - fixed) // n_threads - blocks - 4 * matrices
         if each >= raw:
-            return _Cut(n_threads, min(_MOST_BLOCKS, each // raw))
+            most = max(1, min(_MOST_BLOCKS, _MOST_RAW_BYTES // raw))
+            return _Cut(n_threads, min(most, each // raw))
     raise MemoryBudgetError(
         f"comparing {n} models needs at least {size_text(fixed + blocks + raw + 4 * matrices)}, "
         f"but --memory allows {size_text(memory)}; allow more"
