@@ -68,8 +68,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     evil.write_bytes(Path(A).read_bytes())
     recipe = folder / "recipe.yaml"
     recipe.write_text(
-        "stockpot: 1\npool: {style-outline: a.safetensors, content-warm: b.safetensors}\n"
-        'let: {half: \'mean("style-outline", "content-warm")\'}\nmix: {unet: half}\n'
+        "stockpot: 1\npool: {so: x/style-outline.safetensors, content-warm: b.safetensors}\n"
+        "let: {half: 'mean(so, \"content-warm\")', far: 'mean(half, who)', who: 2*so}\n"
+        "mix: {unet: half}\n"
     )
     run("compare", A, B, evil, "-o", folder / "out", "--base", BASE, "--recipe", recipe)
     return folder / "out"

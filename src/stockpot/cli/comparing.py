@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +13,19 @@ import typer
 
 from stockpot.cli.naming import name_files
 from stockpot.cli.output import note, print_json, print_table, safe_text, shown_progress
-from stockpot.errors import CheckpointError, OutputExistsError, PreflightError, Problem
+from stockpot.errors import (
+    CheckpointError,
+    MissingExtraError,
+    OutputExistsError,
+    PreflightError,
+    Problem,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from stockpot.compare import Comparison
+    from stockpot.compare import Comparison, Stage
 
 __all__ = ["compare_files"]
 
@@ -65,10 +73,12 @@ def compare_files(
     The folder gets comparison.safetensors: naming that file in place of checkpoints makes the page
     anew without them, and `--add` goes on from it.
     """
-    from stockpot.compare import add_mixes, list_stages, load_comparison, save_comparison, study
+    from stockpot.compare import add_mixes, load_comparison, save_comparison, study
 
     kept = output / FILE_NAME
-    results = [kept, output / "comparison.html"] if page else [kept]
+    results = [kept, output / "comparison.html", output / "figures"] if page else [kept]
+    _check_extras(page)
+    stages = [] if recipe is None else _stages(recipe, level)
     if not (overwrite or add):
         for result in results:
             if result.exists() and not (result == kept and files == [kept]):
@@ -95,18 +105,22 @@ def compare_files(
     output.mkdir(parents=True, exist_ok=True)
     if not (len(files) == 1 and files[0] == kept and not add):
         save_comparison(found, kept, overwrite=overwrite or add)
-    stages = []
     shown = found
-    if recipe is not None:
-        from stockpot.cli.recipe_files import read_any
-
-        resolved = read_any(recipe).recipe.resolve_pool(recipe.parent, absolute=True)
-        stages = [stage for stage in list_stages(resolved) if stage.level >= level]
-        shown = add_mixes(found, stages)
+    if stages:
+        called = _called(found, stages)
+        shown = add_mixes(found, stages, called)
+        ours = {theirs: name for name, theirs in called.items()}
+        stages = [
+            replace(stage, reads=tuple(ours.get(read, read) for read in stage.reads))
+            for stage in stages
+        ]
         placed = set(shown.names) - set(found.names)
         for stage in stages:
             if stage.name not in placed:
-                note(f"note: {stage.name} is not placed: it reads models that were not compared")
+                note(
+                    f"note: {stage.name} is not placed: it reads models that were not compared, "
+                    "or is not linear"
+                )
     told = study(found)
     if page:
         from stockpot.cli.comparison_page import write_comparison
@@ -164,6 +178,32 @@ def read_pool(
             return compare(
                 sources, base=base, by=by, memory=n_bytes, threads=threads, progress=progress  # type: ignore[arg-type]
             )  # fmt: skip
+
+
+def _check_extras(page: bool) -> None:
+    """Say what is not installed before minutes are spent on reading."""
+    needed = ["scipy", *(["jinja2", "matplotlib", "plotly"] if page else [])]
+    if any(find_spec(name) is None for name in needed):
+        raise MissingExtraError("comparing models", "compare")
+
+
+def _stages(recipe: Path, level: int) -> list[Stage]:
+    from stockpot.cli.recipe_files import read_any
+    from stockpot.compare import list_stages
+
+    resolved = read_any(recipe).recipe.resolve_pool(recipe.parent, absolute=True)
+    return [stage for stage in list_stages(resolved) if stage.level >= level]
+
+
+def _called(found: Comparison, stages: list[Stage]) -> dict[str, str]:
+    """What the recipe calls models that were compared under their files' names."""
+    called = {}
+    for name, entry in stages[0].recipe.pool.items():
+        if name not in found.names and entry.file:
+            stem = next(iter(name_files([Path(entry.file)])))
+            if stem in found.names:
+                called[stem] = name
+    return called
 
 
 def _paths(files: list[Path], base: Path | None) -> tuple[dict[str, str], str | None]:

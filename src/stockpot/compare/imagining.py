@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from types import MappingProxyType
 from typing import final
 
 import numpy as np
@@ -102,13 +103,18 @@ def _result(key: str) -> str:
     return "mix" if key == "model" else f"mix ({key})"
 
 
-def add_mixes(comparison: Comparison, stages: Iterable[Stage]) -> Comparison:
+def add_mixes(
+    comparison: Comparison,
+    stages: Iterable[Stage],
+    called: Mapping[str, str] = MappingProxyType({}),
+) -> Comparison:
     """Put mixes among the models without making them.
 
     Args:
-        comparison: Of the pool; models are found by the names that the recipe gives them.
+        comparison: Of the pool.
         stages: What to add. One that reads a model that is not in the comparison, or that is not
             linear, is left out.
+        called: What the recipe calls a model of the comparison, where it has another name there.
 
     Returns:
         The comparison with more models, whose hashes are empty. They have the exact values, before
@@ -118,18 +124,16 @@ def add_mixes(comparison: Comparison, stages: Iterable[Stage]) -> Comparison:
         ValueError: A stage differs between blocks, and the comparison was made by component.
     """
     layout = get_layout(comparison.layout)
-    names = comparison.names
+    names = [called.get(name, name) for name in comparison.names]
     folds: list[tuple[Stage, Fold]] = []
     for stage in stages:
         try:
             folded = fold(stage.recipe, layout)
         except RecipeError:
             continue
-        if set(folded.models) <= set(names) and stage.name not in names:
+        if set(folded.models) <= set(names) and stage.name not in {*names, *comparison.names}:
             folds.append((stage, folded))
-    groups = tuple(
-        _extended(group, comparison, [f for _, f in folds]) for group in comparison.groups
-    )
+    groups = tuple(_extended(group, names, [f for _, f in folds]) for group in comparison.groups)
     sizes = dict(comparison.sizes)
     n = len(names)
     for key, row in sizes.items():
@@ -144,13 +148,13 @@ def add_mixes(comparison: Comparison, stages: Iterable[Stage]) -> Comparison:
     return replace(comparison, models=(*comparison.models, *models), groups=groups, sizes=sizes)
 
 
-def _extended(group: Group, comparison: Comparison, folds: list[Fold]) -> Group:
-    n = len(comparison.models)
+def _extended(group: Group, all_names: list[str], folds: list[Fold]) -> Group:
+    n = len(all_names)
     members = list(group.members)
-    names = [comparison.names[member] for member in members]
+    names = [all_names[member] for member in members]
     made, rows = [], []
     for number, folded in enumerate(folds):
-        shares = _shares(folded, group, comparison, names)
+        shares = _shares(folded, group, names)
         if shares is not None:
             made.append(n + number)
             rows.append([float(shares.get(name, 0)) for name in names])
@@ -166,9 +170,7 @@ def _extended(group: Group, comparison: Comparison, folds: list[Fold]) -> Group:
     )
 
 
-def _shares(
-    folded: Fold, group: Group, comparison: Comparison, names: list[str]
-) -> Mapping[str, Fraction] | None:
+def _shares(folded: Fold, group: Group, names: list[str]) -> Mapping[str, Fraction] | None:
     """The mix's coefficients here; None where it cannot be made from the group's members."""
     cells = [
         cell
