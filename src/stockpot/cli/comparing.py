@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stockpot.cli.naming import name_files
+from stockpot.cli.naming import free_name, name_files
 from stockpot.cli.output import note, print_json, print_table, safe_text, shown_progress
 from stockpot.errors import (
     CheckpointError,
@@ -90,7 +90,7 @@ def compare_files(
         found = load_comparison(kept)
         paths = _old_paths(found)
         for name, path in name_files(files).items():
-            paths[_free(name, paths)] = path
+            paths[free_name(name, paths)] = path
         base_name = None if found.base is None else found.names[found.base]
         if base is not None:
             raise typer.BadParameter("--base cannot change with --add; compare all files again")
@@ -214,15 +214,8 @@ def _paths(files: list[Path], base: Path | None) -> tuple[dict[str, str], str | 
     paths = name_files([base])
     name = next(iter(paths))
     for other, path in name_files(others).items():
-        paths[_free(other, paths)] = path
+        paths[free_name(other, paths)] = path
     return paths, name
-
-
-def _free(name: str, taken: dict[str, str]) -> str:
-    free, number = name, 2
-    while free in taken:
-        free, number = f"{name} ({number})", number + 1
-    return free
 
 
 def _is_comparison(file: Path) -> bool:

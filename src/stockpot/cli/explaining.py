@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stockpot.cli.comparing import Base, Json, Memory, Overwrite, Threads, read_pool
-from stockpot.cli.naming import name_files, parse_pool
+from stockpot.cli.naming import free_name, name_files, parse_pool
 from stockpot.cli.output import note, print_json, print_table, safe_text
 from stockpot.errors import OutputExistsError
 
@@ -101,19 +101,12 @@ def _paths(
     if base is not None:
         base_name = same.get(os.path.abspath(base))
         if base_name is None:
-            base_name = _free(next(iter(name_files([base]))), named)
+            base_name = free_name(next(iter(name_files([base]))), named)
             named = {base_name: str(base), **named}
     if not named:
         raise typer.BadParameter("say what the mix may be made of, with --pool FILE …")
-    mix_name = _free(next(iter(name_files([Path(mix)]))), named)
+    mix_name = free_name(next(iter(name_files([Path(mix)]))), named)
     return {**named, mix_name: mix}, mix_name, base_name
-
-
-def _free(name: str, taken: dict[str, str]) -> str:
-    free, number = name, 2
-    while free in taken:
-        free, number = f"{name} ({number})", number + 1
-    return free
 
 
 def _writable(path: str, folder: Path) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 
 from stockpot.errors import Problem, RecipeError
 
-__all__ = ["name_files", "parse_pool"]
+__all__ = ["free_name", "name_files", "parse_pool"]
 
 
 def name_files(files: list[Path]) -> dict[str, str]:
@@ -41,6 +42,26 @@ def _stem(file: Path) -> str:
         if file.name.endswith(suffix):
             return file.name.removesuffix(suffix)
     return file.name
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """Give a name that nothing else has, with a number behind it where it must.
+
+    Args:
+        name: The one wanted.
+        taken: Those that are not free.
+
+    Returns:
+        The name.
+
+    Example:
+        >>> free_name("a", {"a", "a (2)"})
+        'a (3)'
+    """
+    free, number = name, 2
+    while free in taken:
+        free, number = f"{name} ({number})", number + 1
+    return free
 
 
 def parse_pool(entries: list[str]) -> dict[str, str]:
