@@ -84,7 +84,15 @@ PUBLIC = {
         "merge_in_memory method_costs open_pool parse_size prune read_history read_labels "
         "replay run_plan shares_of size_text swap take_chunks unprune verify"
     ),
-    "stockpot.compare": "",
+    "stockpot.compare": (
+        "Comparison ComponentFindings Convergence Descent DistanceTable Duplicates Exclusion "
+        "Explanation Families FamilyTree Findings Group Map ModelFacts Outlier Pairs Part Place "
+        "Stage WEIGHTS add_mixes compare delta_norms distance_table effective_dimension explain "
+        "find_duplicates find_families find_family_tree find_outliers list_stages "
+        "load_comparison members_of_chain place_by_distance place_by_spectrum "
+        "read_distance_table recover_recipe save_comparison scale_bar simple_ratios study "
+        "trace_convergence"
+    ),
     "stockpot.errors": (
         "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError "
         "MissingWeightsError OutputError OutputExistsError PreflightError Problem ProblemsError "
@@ -121,12 +129,14 @@ PUBLIC = {
         "PoolEntry RESERVED Recipe Row STATUSES Save TableRow Text add_difference atoms_below "
         "blocks call canonical compare_folds draw_graph draw_shares export_recipe find_function "
         "fold functions_in glob lerp likely_layout linear lint make_recipe mean model "
-        "models_below models_in name_files name_of_file parse_expression parse_recipe "
+        "models_below models_in name_files name_of_file names_in parse_expression parse_recipe "
         "print_expression read_recipe search weighted_sum"
     ),
     "stockpot.report": (
-        "Cell Code Facts Gallery GalleryRow GridPage GridPicture GridRow HeatRow HeatTable Note "
-        "Page Section Table TableRow Tile render_grid render_page write_grid write_page"
+        "Band Cell Chart Code Curve Dendrogram Facts Figures Gallery GalleryRow GridPage "
+        "GridPicture GridRow Heat HeatRow HeatTable Joint Link MapChart Mark Note Page Section "
+        "Table TableRow Tile chart_csv chart_json draw_chart render_grid render_page write_grid "
+        "write_page"
     ),
     "stockpot.scores": (
         "Asker AttributeJudge CafeAesthetic CallableScorer ClipReward ClipScore Colourfulness "

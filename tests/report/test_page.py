@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import stockpot.report
 from stockpot.draw import to_png
 from stockpot.errors import OutputExistsError
 from stockpot.report import (
@@ -105,12 +104,7 @@ def full_page(name: str) -> Page:
     )
 
 
-def test_public_names() -> None:
-    assert stockpot.report.__all__ == sorted(stockpot.report.__all__[:-2]) + [
-        "render_page",
-        "write_page",
-    ]
-    assert all(hasattr(stockpot.report, name) for name in stockpot.report.__all__)
+def test_importing_loads_nothing_heavy() -> None:
     program = (
         "import sys, stockpot.report\n"
         "assert not {'jinja2', 'torch', 'numpy', 'PIL'} & set(sys.modules)\n"

@@ -21,7 +21,7 @@ from stockpot.cli.atelier import (
     refuse_existing,
     told_warnings,
 )
-from stockpot.cli.merging import _parsed_pool as parsed_pool
+from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_json
 from stockpot.errors import Problem, RequestError
 
@@ -125,7 +125,7 @@ def draw_pictures(
             vae, te, config, tokenizer, prediction, device, dtype, vram,
             tuple(embeddings or ()), tuple(loras or ()),
         )  # fmt: skip
-        pairs = _with_mixes(jobs, model, parsed_pool(pool or []), models or [])
+        pairs = _with_mixes(jobs, model, parse_pool(pool or []), models or [])
         results = _draw_here(pairs, how, output, overwrite, size_scale, wildcards)
     if json_:
         print_json(results)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from stockpot.cli.atelier import (
@@ -26,11 +25,13 @@ from stockpot.cli.atelier import (
 )
 from stockpot.cli.drawing import _check_choices as check_choices
 from stockpot.cli.drawing import _vae_named as vae_named
-from stockpot.cli.merging import _parsed_pool as parsed_pool
+from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_json
 from stockpot.errors import Problem, RequestError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from stockpot.draw import Axis, CellMix, DrawnGrid, GridCell, Request
     from stockpot.report import GridPicture
 
@@ -98,7 +99,7 @@ def draw_grid_of(
     if request.n_pictures > 1:
         note("note: a grid draws one picture a cell; use an axis of seeds for more")
     request = replace(request, n_pictures=1)
-    grid = _Grid(axes, model, parsed_pool(pool or []), request)
+    grid = _Grid(axes, model, parse_pool(pool or []), request)
     how = Opening(
         vae, te, config, tokenizer, prediction, device, dtype, vram,
         tuple(embeddings or ()), tuple(loras or ()),
@@ -307,7 +308,7 @@ class _Grid:
                         caption = f"MSE {likeness['mse']:.4f}, SSIM {likeness['ssim']:.2f}"
                         fact |= likeness
                     else:
-                        shown, caption = np.full_like(ours, 128), "another size"
+                        shown, caption = ours * 0 + 128, "another size"
                     differences.append(shown)
                     apart.append(GridPicture(to_png(shown), caption))
                 facts.append(fact)
@@ -354,6 +355,8 @@ def _card(path: Path) -> str:
 
 def _padded(rows: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
     """Pictures of one size: smaller ones in the middle of a light field."""
+    import numpy as np
+
     height = max(p.shape[0] for row in rows for p in row)
     width = max(p.shape[1] for row in rows for p in row)
 

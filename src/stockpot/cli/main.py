@@ -14,8 +14,11 @@ import typer
 
 import stockpot
 from stockpot.cli import (
+    comparing,
     components,
+    converging,
     drawing,
+    explaining,
     gridding,
     inspecting,
     merging,
@@ -52,6 +55,9 @@ app.command("convert")(components.convert_model)
 app.command("repair")(repairing.repair_file)
 app.command("methods")(methods.list_methods)
 app.command("score")(scoring.score_pictures)
+app.command("compare")(comparing.compare_files)
+app.command("explain")(explaining.explain_mix)
+app.command("convergence")(converging.trace_growth)
 app.command("verify")(telling.verify_file)
 app.command("replay")(replaying.replay_file)
 recipes.app.command("of")(telling.recipe_of_file)

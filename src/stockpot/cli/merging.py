@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_fold, print_json, safe_text, shown_progress
 from stockpot.cli.recipe_files import read_any
-from stockpot.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
     from stockpot.engine import Form, MergeResult, Pipeline, Plan, Settings
@@ -141,7 +141,7 @@ def merge_recipe(
         recipe = recipe.resolve_pool(folder, absolute=True, outside=outside)
     else:
         folder = Path()
-        recipe = make_recipe(mix, _parsed_pool(pool or []))
+        recipe = make_recipe(mix, parse_pool(pool or []))
     if output is None:
         if recipe.save.file is None:
             raise typer.BadParameter("say where the result goes, with -o or in the recipe's save")
@@ -341,22 +341,3 @@ def _show_result(result: MergeResult, json_: bool) -> None:
         f"{safe_text(str(result.path))}: {size_text(result.n_bytes)} from "
         f"{len(result.plan.sources)} models in {result.elapsed_s:.1f} s{hash_text}"
     )
-
-
-def _parsed_pool(entries: list[str]) -> dict[str, str]:
-    from stockpot.recipes import name_of_file
-
-    pool: dict[str, str] = {}
-    problems = []
-    for entry in entries:
-        name, equals, file = entry.partition("=")
-        if not equals:
-            name, file = name_of_file(entry), entry
-        if name in pool:
-            problems.append(
-                Problem("repeated", "a name may stand for one file only", f"--pool {entry}")
-            )
-        pool[name] = file
-    if problems:
-        raise RecipeError(problems)
-    return pool

@@ -44,7 +44,7 @@ from .naming import name_files, name_of_file
 from .pictures import draw_graph, draw_shares
 from .printing import print_expression
 from .reading import parse_recipe, read_recipe
-from .renaming import functions_in, models_below
+from .renaming import functions_in, models_below, names_in
 from .signatures import Function, Parameter
 
 __all__ = [
@@ -101,6 +101,7 @@ __all__ = [
     "models_in",
     "name_files",
     "name_of_file",
+    "names_in",
     "parse_expression",
     "parse_recipe",
     "print_expression",

@@ -3,12 +3,25 @@
 Knows nothing of how results were computed. Importing this package loads no template engine.
 """
 
+from stockpot.report.figures import (
+    Band,
+    Chart,
+    Curve,
+    Dendrogram,
+    Heat,
+    Joint,
+    Link,
+    MapChart,
+    Mark,
+)
 from stockpot.report.grids import GridPage, GridPicture, GridRow, render_grid, write_grid
 from stockpot.report.page import render_page, write_page
+from stockpot.report.pictures import chart_csv, chart_json, draw_chart
 from stockpot.report.sections import (
     Cell,
     Code,
     Facts,
+    Figures,
     Gallery,
     GalleryRow,
     HeatRow,
@@ -22,22 +35,35 @@ from stockpot.report.sections import (
 )
 
 __all__ = [
+    "Band",
     "Cell",
+    "Chart",
     "Code",
+    "Curve",
+    "Dendrogram",
     "Facts",
+    "Figures",
     "Gallery",
     "GalleryRow",
     "GridPage",
     "GridPicture",
     "GridRow",
+    "Heat",
     "HeatRow",
     "HeatTable",
+    "Joint",
+    "Link",
+    "MapChart",
+    "Mark",
     "Note",
     "Page",
     "Section",
     "Table",
     "TableRow",
     "Tile",
+    "chart_csv",
+    "chart_json",
+    "draw_chart",
     "render_grid",
     "render_page",
     "write_grid",

@@ -1,4 +1,4 @@
-"""From data to HTML: one file that fetches nothing and runs no script."""
+"""From data to HTML: one file that fetches nothing and runs no code but its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.errors import MissingExtraError, OutputExistsError
-from stockpot.report.sections import Gallery, HeatTable, Page, Table
+from stockpot.report.plotting import data_json, figure_of, page_scripts, script_hash
+from stockpot.report.sections import Figures, Gallery, HeatTable, Page, Table
 
 __all__ = ["render_page", "write_page"]
 
@@ -20,9 +21,10 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 def render_page(page: Page) -> str:
     """Write a page as HTML.
 
-    The result holds all that it shows: styles and pictures are inside, there is no script, and a
-    content security policy forbids the browser to fetch anything or to run code that a hostile
-    name might smuggle in. It follows the reader's choice of light or dark, and fits a phone.
+    The result holds all that it shows: styles and pictures are inside. A page without figures and
+    sortable tables has no script; one with them has two, which a content security policy names by
+    their hashes. The policy forbids the browser to fetch anything, or to run code that a hostile
+    name might smuggle in. The page follows the reader's choice of light or dark, and fits a phone.
 
     Args:
         page: What to show.
@@ -32,7 +34,7 @@ def render_page(page: Page) -> str:
 
     Raises:
         ValueError: A picture is no PNG file, or a line has not as many fields as columns.
-        MissingExtraError: jinja2 is not installed.
+        MissingExtraError: jinja2 is not installed, or plotly where there are figures.
 
     Example:
         >>> from stockpot.report import Note
@@ -42,6 +44,7 @@ def render_page(page: Page) -> str:
     """
     try:
         import jinja2
+        from markupsafe import Markup
     except ImportError as error:
         raise MissingExtraError("writing pages", "draw") from error
     _check(page)
@@ -52,11 +55,23 @@ def render_page(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(data_url=_data_url, size=_size, share=_share, heat=_heat)
+    environment.filters.update(
+        data_url=_data_url, size=_size, share=_share, heat=_heat, figures=_figures
+    )
     environment.tests["text"] = lambda value: isinstance(value, str)
     template = environment.get_template("page.html.jinja")
     kinds = [type(section).__name__ for section in page.sections]
-    return template.render(page=page, sections=list(zip(kinds, page.sections, strict=True)))
+    runs = any(
+        isinstance(section, Figures) or (isinstance(section, Table) and section.sortable)
+        for section in page.sections
+    )
+    scripts = [Markup(script) for script in page_scripts()] if runs else []
+    return template.render(
+        page=page,
+        sections=list(zip(kinds, page.sections, strict=True)),
+        scripts=scripts,
+        policy=" ".join(script_hash(script) for script in scripts),
+    )
 
 
 def write_page(page: Page, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -135,3 +150,10 @@ def _heat(value: Fraction) -> dict[str, Any]:
     # The root keeps small shares, such as 1/200, apart from nothing.
     percent = round(8 + 84 * strength**0.5) if value else 0
     return {"percent": percent, "negative": value < 0, "light": percent > 72}
+
+
+def _figures(section: Figures) -> Any:
+    """The figures' data for a script element; it is escaped for that place by `data_json`."""
+    from markupsafe import Markup
+
+    return Markup(data_json([figure_of(chart) for _, chart in section.views]))

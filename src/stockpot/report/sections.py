@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
+from stockpot.report.figures import Chart
+
 __all__ = [
     "Cell",
     "Code",
     "Facts",
+    "Figures",
     "Gallery",
     "GalleryRow",
     "HeatRow",
@@ -97,12 +100,14 @@ class Cell:
         bar: Length of a bar behind the text, from 0 to 1; None for no bar.
         strong: Whether to set it in bold.
         hint: Shown when pointed at, such as the whole of a shortened hash.
+        value: What the field sorts by, where that is not its text.
     """
 
     text: str
     bar: float | None = None
     strong: bool = False
     hint: str = ""
+    value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,7 @@ class Table:
         numeric: Which columns hold numbers, and are set to the right.
         code: Which columns hold hashes and the like, and are set in a fixed width.
         wrapped: Which columns hold sentences, and may take several lines.
+        sortable: Whether the reader can sort by each column; then the page has a script.
     """
 
     title: str
@@ -139,6 +145,7 @@ class Table:
     numeric: frozenset[int] = frozenset()
     code: frozenset[int] = frozenset()
     wrapped: frozenset[int] = frozenset()
+    sortable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +214,24 @@ class Code:
     text: str = ""
 
 
-Section = Note | Gallery | Table | HeatTable | Facts | Code
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One or more figures of the same thing, of which one is seen; then the page has a script.
+
+    Attributes:
+        title: Heading.
+        views: What to press for each, and the figure; the first is seen.
+        text: A sentence below the heading.
+        note: A smaller line below the figure, such as where its numbers are.
+    """
+
+    title: str
+    views: Sequence[tuple[str, Chart]]
+    text: str = ""
+    note: str = ""
+
+
+Section = Note | Gallery | Table | HeatTable | Facts | Code | Figures
 """Whatever a page can show."""
 
 

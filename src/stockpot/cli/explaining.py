@@ -1,0 +1,215 @@
+"""``stockpot explain``: which models, at which ratios, a checkpoint is made of."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stockpot.cli.comparing import Base, Json, Memory, Overwrite, Threads, read_pool
+from stockpot.cli.naming import free_name, parse_pool
+from stockpot.cli.output import note, print_json, print_table, safe_text
+from stockpot.errors import OutputExistsError
+
+if TYPE_CHECKING:
+    from stockpot.compare import Comparison, Explanation, Part
+
+__all__ = ["explain_mix"]
+
+
+def explain_mix(
+    mix: Annotated[str, typer.Argument(help="The checkpoint to explain.")],
+    more: Annotated[
+        list[str] | None, typer.Argument(help="More of the pool.", metavar="[FILE]...")
+    ] = None,
+    pool: Annotated[
+        list[str] | None,
+        typer.Option(help="Possible parents: FILE, or NAME=FILE. More files may follow."),
+    ] = None,
+    base: Base = None,
+    comparison: Annotated[
+        Path | None,
+        typer.Option(help="A comparison that was saved; MIX is then a name in it."),
+    ] = None,
+    free: Annotated[
+        bool, typer.Option("--free", help="Let shares sum to anything; not with --base.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for the page, its figures, and recipe.yaml."),
+    ] = None,
+    memory: Memory = "1GiB",
+    threads: Threads = 0,
+    overwrite: Overwrite = False,
+    json_: Json = False,
+) -> None:
+    """Find which models, at which ratios, a checkpoint is made of: by component and block."""
+    from stockpot.compare import explain, load_comparison, recover_recipe
+
+    entries = [*(pool or []), *(more or [])]
+    if output is not None and not overwrite:
+        for name in ("explanation.html", "recipe.yaml"):
+            if (output / name).exists():
+                raise OutputExistsError(
+                    f"{output / name}: the file is there already; allow --overwrite"
+                )
+    if comparison is not None:
+        found = load_comparison(comparison)
+        names = entries or None
+        base_name = str(base) if base is not None else None
+        if base_name is None and found.base is not None and found.names[found.base] != mix:
+            base_name = found.names[found.base]
+        mix_name = mix
+    else:
+        paths, mix_name, base_name = _paths(mix, entries, base)
+        names = None
+        found = read_pool(paths, base_name, "block", memory, threads)
+    if free and base_name is not None:
+        raise typer.BadParameter("--free and --base cannot go together: with a base, shares are "
+                                 "of differences to it")  # fmt: skip
+    told = explain(found, mix_name, pool=names, base=base_name, sum_to_one=not free)
+    layout = found.models[found.index(mix_name)].layout
+    folder = output or Path()
+    files = {
+        model.name: _writable(model.path, folder) if model.path else f"{model.name}.safetensors"
+        for model in found.models
+    }
+    recipe = recover_recipe(told, files, layout)
+    if output is not None:
+        from stockpot.cli.explanation_page import write_explanation
+
+        output.mkdir(parents=True, exist_ok=True)
+        write_explanation(told, recipe.to_yaml(), output, overwrite=overwrite)
+    if json_:
+        print_json(told.to_json() | {"recipe": recipe.to_yaml()})
+        return
+    _print(told, found)
+    typer.echo(f"\nas a recipe:\n\n{recipe.to_yaml()}", nl=False)
+    if output is not None:
+        typer.echo(f"\nsee {safe_text(str(output / 'explanation.html'))}")
+
+
+def _paths(
+    mix: str, entries: list[str], base: Path | None
+) -> tuple[dict[str, str], str, str | None]:
+    """Files by name: the pool's, and the mix under a name that no other has."""
+    from stockpot.recipes import name_of_file
+
+    named = parse_pool(entries)
+    same = {os.path.abspath(path): name for name, path in named.items()}
+    base_name = None
+    if base is not None:
+        base_name = same.get(os.path.abspath(base))
+        if base_name is None:
+            base_name = free_name(name_of_file(base), named)
+            named = {base_name: str(base), **named}
+    if not named:
+        raise typer.BadParameter("say what the mix may be made of, with --pool FILE …")
+    mix_name = free_name(name_of_file(mix), named)
+    return {**named, mix_name: mix}, mix_name, base_name
+
+
+def _writable(path: str, folder: Path) -> str:
+    """A path as a recipe in that folder may write it: inside as it is, else whole."""
+    whole = Path(os.path.abspath(path))
+    base = Path(os.path.abspath(folder))
+    return str(whole.relative_to(base)) if whole.is_relative_to(base) else str(whole)
+
+
+def _print(told: Explanation, found: Comparison) -> None:
+    names = [
+        name
+        for name in told.pool
+        if any(part.ratios.get(name) for part in _parts(told))
+    ]  # fmt: skip
+    rows = []
+    for component, part in told.components.items():
+        rows.append(_row(component, part, names, verdict(told, part)))
+        blocks = told.blocks.get(component, {})
+        if len(blocks) > 1 and (told.is_by_block(component) or not part.is_explained):
+            rows += [
+                _row(f"  {block}", inner, names, verdict(told, inner))
+                for block, inner in blocks.items()
+            ]
+    print_table(
+        ["", *(f">{name}" for name in names), ">residual", ">rounding", "verdict"],
+        rows,
+        f"{told.mix}: shares, and how far each may be off",
+    )
+    for sentence in remarks(told):
+        note(sentence)
+
+
+def _parts(told: Explanation) -> list[Part]:
+    inner = [part for parts in told.blocks.values() for part in parts.values()]
+    return [*told.components.values(), *inner]
+
+
+def _row(label: str, part: Part, names: list[str], words: str) -> list[str]:
+    cells = []
+    for name in names:
+        ratio, bound = part.ratios.get(name), part.confidence.get(name, 0.0)
+        cells.append("" if not ratio else f"{ratio:.4f} ± {bound:.2g}")
+    return [label, *cells, f"{part.residual:.4g}", f"{part.noise:.4g}", words]
+
+
+def verdict(told: Explanation, part: Part) -> str:
+    """Say in a few words how well a part is explained.
+
+    Args:
+        told: The explanation.
+        part: One place of it.
+
+    Returns:
+        The words.
+    """
+    if not part.ratios:
+        return "no model has this"
+    if part.identical:
+        return f"identical to {', '.join(part.identical)}"
+    if part.residual == 0:
+        return "equal values"
+    if not part.place.block and told.is_by_block(part.place.component):
+        return "each block has ratios of its own"
+    if part.n_roundings <= 2:
+        return "explained; one rounding is left"
+    if part.is_explained:
+        count = f"{part.n_roundings:.0f}" if part.n_roundings < 1000 else "many"
+        return f"explained; as after {count} roundings"
+    start = told.base or "the nearest model"
+    return f"{part.unexplained:.0%} of its way from {start} is not explained"
+
+
+def remarks(told: Explanation) -> list[str]:
+    """Say what a reader must know about the numbers.
+
+    Args:
+        told: The explanation.
+
+    Returns:
+        Sentences.
+    """
+    found = []
+    for component, part in told.components.items():
+        for tie in part.ties:
+            found.append(f"{component}: {_listed(tie)} cannot be told apart here")
+        if part.left_out:
+            lacking = _listed(part.left_out)
+            found.append(f"{component}: {lacking} cannot be a parent of it: keys are missing")
+        if part.ratios and part.compared < part.size:
+            found.append(
+                f"{component}: {part.compared:,} of {part.size:,} weights were compared; the rest "
+                "is missing, of another shape, or not finite somewhere"
+            )
+        if part.ratios and not part.is_explained and not told.is_by_block(component):
+            found.append(
+                f"{component}: a parent may be missing from the pool, or the mix was trained or "
+                "merged in another way; the shares are those that come nearest"
+            )
+    return found
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

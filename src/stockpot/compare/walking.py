@@ -1,0 +1,381 @@
+"""The one walk over a pool's files that every later question is answered from.
+
+Each thread takes one tensor at a time, reads the same slice of it from every model, hashes the
+bytes, and sums inner products. Results are added in the order of keys, so that the number of
+threads does not show in them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from blake3 import blake3
+
+from stockpot.checkpoints import Source, TensorInfo, content_hash
+from stockpot.compare.comparison import (
+    Comparison,
+    Counts,
+    Doubles,
+    Group,
+    ModelFacts,
+    Place,
+)
+from stockpot.compare.units import Survey, Unit, survey_pool
+from stockpot.engine import DEFAULT_MEMORY, Meter, ProgressCallback, size_text
+from stockpot.errors import MemoryBudgetError, UnknownNameError
+from stockpot.methods import BLOCK_ELEMENTS, Gram, GramAccumulator, Row, one_blas_thread, widen
+
+__all__ = ["compare"]
+
+By = Literal["component", "block", "tensor"]
+
+_FIXED_BYTES = 48 << 20  # headers, hash states, thread stacks, the matrix library's own room
+_TABLE_BYTES = 1500  # what header, survey and hashes keep of one tensor of one model
+_MOST_BLOCKS = 128  # read at once from one file: 4 MiB of fp16, as many files take turns
+_MOST_RAW_BYTES = 128 << 20  # of all files together, in one thread
+_SAMPLED_EVERY = 32  # one block of so many is looked at for rounding and kurtosis
+_AHEAD = 64  # results that may wait for their turn
+
+
+def compare(
+    sources: Mapping[str, Source],
+    *,
+    base: str | None = None,
+    by: By = "block",
+    memory: int = DEFAULT_MEMORY,
+    threads: int = 0,
+    progress: ProgressCallback | None = None,
+) -> Comparison:
+    """Read every file once, and keep all inner products of the models.
+
+    Only float tensors are compared; all are hashed. Tensors meet under their canonical keys, in
+    whatever float type each is stored.
+
+    Args:
+        sources: Open checkpoints by name, at least one.
+        base: Name of the model whose deltas are of interest; the others' products are then
+            summed as differences to it, else to the first model that has a tensor.
+        by: How fine the sums are kept. ``tensor`` makes results some 25 times as large as
+            ``block``.
+        memory: Ceiling in bytes for buffers and tables, above the interpreter and the libraries.
+        threads: How many tensors are worked on at once; 0 means one a core. Fewer are used where
+            the budget is small.
+        progress: Is told how far the walk is.
+
+    Returns:
+        The inner products, with what was compared and what was not.
+
+    Raises:
+        CheckpointError: A file cannot be read.
+        MemoryBudgetError: The pool needs more memory than allowed.
+        UnknownNameError: The base is not in the pool.
+        ValueError: The pool is empty, or `by` is no such word.
+    """
+    if not sources:
+        raise ValueError("a comparison needs at least one model")
+    if by not in ("component", "block", "tensor"):
+        raise ValueError(f"`by` must be component, block or tensor, but got {by!r}")
+    if base is not None and base not in sources:
+        raise UnknownNameError("base", base, sources)
+    survey = survey_pool(sources)
+    base_index = None if base is None else list(sources).index(base)
+    cut = _take_memory(survey, len(sources), by, memory, threads or os.cpu_count() or 1)
+    run = _Run(list(sources.values()), survey, base_index, by, cut)
+    meter = Meter("comparing", survey.n_bytes, progress)
+    with one_blas_thread():
+        run.walk(meter)
+    return Comparison(
+        models=tuple(
+            _facts(name, source, survey, i, run.digests[i])
+            for i, (name, source) in enumerate(sources.items())
+        ),
+        base=base_index,
+        by=by,
+        layout=Counter(layout.name for layout in survey.layouts).most_common(1)[0][0],
+        groups=tuple(group.closed() for group in run.groups.values()),
+        sizes=_sizes(survey, len(sources), by),
+        exclusions=tuple(survey.exclusions(run.nonfinite)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    threads: int
+    n_blocks: int
+
+
+def _take_memory(survey: Survey, n: int, by: By, memory: int, threads: int) -> _Cut:
+    itemsize = max((info.dtype.itemsize for unit in survey.units for _, _, info in unit.members),
+                   default=2)  # fmt: skip
+    matrices = 16 * n * n
+    n_groups = len({(unit.place(by), unit.indices) for unit in survey.units})
+    fixed = _FIXED_BYTES + _TABLE_BYTES * survey.n_tensors + matrices * (n_groups + _AHEAD)
+    blocks = 4 * 8 * n * BLOCK_ELEMENTS  # widened, differences, a partial block, a temporary
+    raw = n * itemsize * BLOCK_ELEMENTS
+    for n_threads in range(max(1, threads), 0, -1):
+        each = (memory - fixed) // n_threads - blocks - 4 * matrices
+        if each >= raw:
+            most = max(1, min(_MOST_BLOCKS, _MOST_RAW_BYTES // raw))
+            return _Cut(n_threads, min(most, each // raw))
+    raise MemoryBudgetError(
+        f"comparing {n} models needs at least {size_text(fixed + blocks + raw + 4 * matrices)}, "
+        f"but --memory allows {size_text(memory)}; allow more"
+    )
+
+
+@dataclass
+class _Sums:
+    """A group under way."""
+
+    place: Place
+    members: tuple[int, ...]
+    gram: Gram | None = None
+    rounding: Doubles = field(default_factory=lambda: np.zeros(0))
+    kurtosis: Doubles = field(default_factory=lambda: np.zeros(0))
+    n_tensors: int = 0
+    n_matrices: int = 0
+
+    def add(self, found: _Found) -> None:
+        self.n_tensors += 1
+        self.gram = found.gram if self.gram is None else self.gram + found.gram
+        if not self.rounding.size:
+            self.rounding, self.kurtosis = np.zeros((2, len(self.members)))
+        self.rounding = self.rounding + found.rounding
+        if found.kurtosis is not None:
+            self.kurtosis = self.kurtosis + found.kurtosis
+            self.n_matrices += 1
+
+    def closed(self) -> Group:
+        assert self.gram is not None  # a group is made when its first tensor comes
+        kurtosis = self.kurtosis / max(1, self.n_matrices)
+        return Group(self.place, self.members, self.n_tensors, self.gram, self.rounding, kurtosis,
+                     self.n_matrices)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one tensor gave."""
+
+    unit: Unit
+    members: tuple[int, ...]
+    gram: Gram
+    rounding: Doubles
+    kurtosis: Doubles | None
+
+
+class _Run:
+    """The walk: a queue of units, and results that are added in their order."""
+
+    def __init__(
+        self, sources: list[Source], survey: Survey, base: int | None, by: By, cut: _Cut
+    ) -> None:
+        self._sources, self._survey, self._base, self._by, self._cut = (
+            sources, survey, base, by, cut
+        )  # fmt: skip
+        self.groups: dict[tuple[Place, tuple[int, ...]], _Sums] = {}
+        self.digests: list[dict[str, str]] = [{} for _ in sources]
+        self.nonfinite: list[tuple[int, Unit]] = []
+        self._turn = threading.Condition()
+        self._waiting: dict[int, _Found | None] = {}
+        self._next = 0
+        self._stop = False
+
+    def walk(self, meter: Meter) -> None:
+        """Work on all units; leaves the sums in `groups`."""
+        queue = iter(enumerate(self._survey.units))
+
+        def work() -> None:
+            worker = _Worker(self._sources, self._base, self._cut.n_blocks, meter)
+            try:
+                while (item := self._take(queue)) is not None:
+                    number, unit = item
+                    self._put(number, worker.tensor(unit), worker)
+            except BaseException:
+                self._halt()  # nobody shall wait for this thread's turn
+                raise
+
+        if self._cut.threads == 1:
+            work()
+            return
+        with ThreadPoolExecutor(self._cut.threads, thread_name_prefix="stockpot") as pool:
+            futures: list[Future[None]] = [pool.submit(work) for _ in range(self._cut.threads)]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                self._halt()
+            for future in futures:
+                future.result()
+
+    def _halt(self) -> None:
+        with self._turn:
+            self._stop = True
+            self._turn.notify_all()
+
+    def _take(self, queue: Iterator[tuple[int, Unit]]) -> tuple[int, Unit] | None:
+        with self._turn:
+            item = next(queue, None)
+            if item is None:
+                return None
+            # The one whose turn it is never waits here, so the walk always goes on.
+            self._turn.wait_for(lambda: self._stop or item[0] < self._next + _AHEAD)
+            return None if self._stop else item
+
+    def _put(self, number: int, found: _Found | None, worker: _Worker) -> None:
+        with self._turn:
+            for index, key, digest in worker.digests:
+                self.digests[index][key] = digest
+            self.nonfinite += worker.nonfinite
+            self._waiting[number] = found
+            while self._next in self._waiting:
+                ready = self._waiting.pop(self._next)
+                self._next += 1
+                if ready is not None:
+                    place = ready.unit.place(self._by)
+                    group = (place, ready.members)
+                    self.groups.setdefault(group, _Sums(*group)).add(ready)
+            self._turn.notify_all()
+
+
+class _Worker:
+    """One thread's buffers and its way through a tensor."""
+
+    def __init__(
+        self, sources: list[Source], base: int | None, n_blocks: int, meter: Meter
+    ) -> None:
+        self._sources, self._base, self._meter = sources, base, meter
+        self._step = n_blocks * BLOCK_ELEMENTS
+        self._raw: list[memoryview] = []
+        self._panel = np.empty((len(sources), BLOCK_ELEMENTS))
+        self.digests: list[tuple[int, str, str]] = []
+        self.nonfinite: list[tuple[int, Unit]] = []
+
+    def tensor(self, unit: Unit) -> _Found | None:
+        """Walk through one tensor of all models that have it."""
+        self.digests, self.nonfinite = [], []
+        members = list(unit.members)
+        found = self._walk(unit, members, first=True)
+        if unit.compared and self.nonfinite:
+            broken = {index for index, _ in self.nonfinite}
+            members = [member for member in members if member[0] not in broken]
+            # The pivot's NaN would be in every difference; the others' are in their own rows.
+            found = self._walk(unit, members, first=False) if members else None
+        return found
+
+    def _walk(
+        self, unit: Unit, members: list[tuple[int, str, TensorInfo]], first: bool
+    ) -> _Found | None:
+        indices = tuple(index for index, _, _ in members)
+        pivot = indices.index(self._base) if self._base in indices else 0
+        sums = GramAccumulator(len(members), pivot) if unit.compared else None
+        sample = _Sample([info for _, _, info in members], unit)
+        hashers = [blake3() for _ in members]
+        finite = [True] * len(members)
+        for start in range(0, unit.n_elements, self._step):
+            stop = min(start + self._step, unit.n_elements)
+            rows = []
+            for i, (index, key, info) in enumerate(members):
+                data = self._buffer(i, (stop - start) * info.dtype.itemsize)
+                self._sources[index].read_into(key, start, stop, data)
+                if first:
+                    hashers[i].update(data)
+                    self._meter.add(data.nbytes)
+                rows.append(data)
+            if sums is None:
+                continue
+            for begin in range(0, stop - start, BLOCK_ELEMENTS):
+                end = min(begin + BLOCK_ELEMENTS, stop - start)
+                panel = self._panel[: len(members), : end - begin]
+                for i, (_, _, info) in enumerate(members):
+                    size = info.dtype.itemsize
+                    row = Row(rows[i][begin * size : end * size], info.dtype)
+                    finite[i] &= widen(row, panel[i])
+                sums.add(panel)
+                if (start + begin) // BLOCK_ELEMENTS % _SAMPLED_EVERY == 0:
+                    sample.add(panel)
+        if first:
+            self.digests = [
+                (index, key, hasher.hexdigest())
+                for (index, key, _), hasher in zip(members, hashers, strict=True)
+            ]
+            self.nonfinite = [
+                (index, unit) for index, good in zip(indices, finite, strict=True) if not good
+            ]
+        if sums is None:
+            return None
+        return _Found(unit, indices, sums.finish(), *sample.result())
+
+    def _buffer(self, index: int, n_bytes: int) -> memoryview:
+        while len(self._raw) <= index:
+            self._raw.append(memoryview(b""))
+        if self._raw[index].nbytes < n_bytes:
+            self._raw[index] = np.empty(n_bytes, np.uint8).data.cast("B")
+        return self._raw[index][:n_bytes]
+
+
+class _Sample:
+    """Rounding steps and kurtosis of a tensor, from a fixed part of its elements."""
+
+    def __init__(self, infos: list[TensorInfo], unit: Unit) -> None:
+        self._lowest = np.array([[1023 + info.dtype.min_exponent] for info in infos], np.int64)
+        self._mantissa = np.array([[info.dtype.mantissa_bits] for info in infos], np.int64)
+        self._unit = unit
+        self._n = 0
+        self._steps, self._second, self._fourth = np.zeros((3, len(infos)))
+
+    def add(self, panel: Doubles) -> None:
+        bits = np.ascontiguousarray(panel).view(np.int64)
+        exponent = np.maximum((bits >> 52) & 0x7FF, self._lowest) - self._mantissa
+        steps = (np.maximum(exponent, 1) << 52).view(np.float64)
+        squares = panel * panel
+        self._n += panel.shape[1]
+        self._steps += (steps * steps).sum(axis=1)
+        self._second += squares.sum(axis=1)
+        self._fourth += (squares * squares).sum(axis=1)
+
+    def result(self) -> tuple[Doubles, Doubles | None]:
+        """Squared rounding error of the whole tensor, and kurtosis where it is a matrix."""
+        n = max(1, self._n)
+        # A rounding error is anywhere within half a step: its variance is step²/12.
+        rounding = self._steps / 12 * (self._unit.n_elements / n)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            kurtosis = n * self._fourth / self._second**2
+        is_matrix = self._unit.n_axes > 1 and bool(np.isfinite(kurtosis).all())
+        return rounding, kurtosis if is_matrix else None
+
+
+def _facts(
+    name: str, source: Source, survey: Survey, index: int, digests: Mapping[str, str]
+) -> ModelFacts:
+    layout = survey.layouts[index]
+    hashes, dtypes = {}, {}
+    members: dict[str, list[str]] = {component.name: [] for component in layout.components}
+    for key in source.tensors:
+        members[layout.cell_of(key).component].append(key)
+    for component, keys in members.items():
+        if keys:
+            infos = {key: source.tensors[key] for key in keys}
+            hashes[component] = content_hash(infos, digests, layout.relative_key)
+            weight: Counter[str] = Counter()
+            for info in infos.values():
+                weight[info.dtype.name] += info.n_elements
+            dtypes[component] = weight.most_common(1)[0][0]
+    path = source.name if source.files else ""
+    whole = content_hash(source.tensors, digests)
+    return ModelFacts(name, path, layout.name, whole, hashes, dtypes)
+
+
+def _sizes(survey: Survey, n: int, by: By) -> dict[tuple[str, str], Counts]:
+    sizes: dict[tuple[str, str], Counts] = {}
+    for unit in survey.units:
+        if unit.compared:
+            block = "" if by == "component" else unit.cell.block
+            row = sizes.setdefault((unit.cell.component, block), np.zeros(n, np.int64))
+            row[list(unit.indices)] += unit.n_elements
+    return sizes
