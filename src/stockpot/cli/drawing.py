@@ -98,7 +98,7 @@ def draw_pictures(
     json_: Annotated[bool, typer.Option("--json", help="Print what was drawn as JSON.")] = False,
 ) -> None:
     """Draw pictures: what a web UI's request or a picture's own card asks for."""
-    from stockpot.draw import with_seed
+    from stockpot.draw import Named, with_seed
 
     _check_choices(dtype, vram, prediction)
     if not (payload or infotext or prompt):
@@ -119,6 +119,10 @@ def draw_pictures(
         request = overridden(read.request, changes) if changes else read.request
         jobs.append((stem, with_seed(request)))
     if via is not None:
+        if model is not None:
+            jobs = [(stem, replace(request, model=Named(model))) for stem, request in jobs]
+        if size_scale is not None:
+            jobs = [(stem, request.scaled(size_scale, 8)) for stem, request in jobs]
         results = _draw_via(via, timeout, jobs, output, overwrite)
     else:
         how = Opening(
@@ -268,7 +272,7 @@ def _draw_via(
     output.mkdir(parents=True, exist_ok=True)
     results = []
     for stem, request in jobs:
-        sent = server.draw(replace(request))
+        sent = server.draw(request)
         for number, one in zip(_numbers(request), sent, strict=True):
             path = output / f"{stem}-{number}.png"
             write_file(path, one.data)
