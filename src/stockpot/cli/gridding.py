@@ -15,6 +15,7 @@ import typer
 from stockpot.cli.atelier import (
     Mix,
     Opening,
+    check_choices,
     find_mix,
     opened,
     overridden,
@@ -23,9 +24,8 @@ from stockpot.cli.atelier import (
     read_requests,
     refuse_existing,
     told_warnings,
+    vae_named,
 )
-from stockpot.cli.drawing import _check_choices as check_choices
-from stockpot.cli.drawing import _vae_named as vae_named
 from stockpot.cli.merging import _parsed_pool as parsed_pool
 from stockpot.cli.output import note, print_json
 from stockpot.errors import Problem, RequestError
