@@ -233,7 +233,11 @@ class Opening:
 
 @contextmanager
 def opened(
-    how: Opening, mix: Mix, files: dict[str, Path], prompts: Sequence[str]
+    how: Opening,
+    mix: Mix,
+    files: dict[str, Path],
+    prompts: Sequence[str],
+    name: str = "the mix",
 ) -> Iterator[LiveMix]:
     """Open a painter on a mix of a pool; small pools are held in memory.
 
@@ -242,6 +246,7 @@ def opened(
         mix: What to begin with.
         files: The pool.
         prompts: All that will be drawn: only embeddings whose names occur there are read.
+        name: What messages call it.
     """
     from stockpot.checkpoints import Source, open_checkpoint
     from stockpot.draw import find_extras, hold, open_live, read_embedding, save_memory
@@ -267,6 +272,7 @@ def opened(
             how.config,
             vae=vae,
             te=te,
+            name=name,
             prediction=how.prediction,
             device=how.device,
             dtype=how.dtype,

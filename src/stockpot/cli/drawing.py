@@ -199,7 +199,9 @@ def _draw_here(
     results: list[dict[str, Any]] = []
     vae = vae_named(how.vae) if how.vae else Named()
     reset_peak(how.device)
-    with told_warnings(), opened(how, mixes[0], files, texts) as live:
+    labels = {mix.label for mix in mixes}
+    name = labels.pop() if len(labels) == 1 else "the mix"
+    with told_warnings(), opened(how, mixes[0], files, texts, name) as live:
         factor = live.painter.vae_factor * 2
         for (stem, request, _), mix in zip(pairs, mixes, strict=True):
             live.show(mix.recipe)
