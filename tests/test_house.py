@@ -114,8 +114,9 @@ PUBLIC = {
         "parse_attention parse_axis parse_infotext parse_payload peak_bytes perceptual_distance "
         "philox_normal read_description read_embedding read_lora read_parameters read_payload "
         "read_wildcards replace_words require_libraries rescale_guidance reset_peak save_memory "
-        "scale_backbone schedule_prompt set_steps split_and structural_similarity take_loras "
-        "threshold to_payload to_png with_seed write_file write_infotext zoo_features"
+        "scale_backbone schedule_prompt set_steps sift_matches split_and structural_similarity "
+        "take_loras threshold to_payload to_png with_seed write_file write_infotext "
+        "zoo_features"
     ),
     "stockpot.layouts": (
         "Cell ClipText Component Detection Fit KeySpec LAYOUTS Layout OpenClipText PROFILES "

@@ -182,3 +182,13 @@ def test_axes_of_models_and_parts(files: dict[str, Path], config: Path, tmp_path
     with pytest.raises(RequestError, match="'green' is not in 'x'"):
         run("grid", files["a"], "-x", "prompt_sr=green,red", "--prompt", "x", "--config", config,
             "-o", tmp_path / "g3")  # fmt: skip
+
+
+def test_what_the_model_has_not_is_said(
+    files: dict[str, Path], config: Path, tmp_path: Path
+) -> None:
+    how = ("--prompt", "x", "--steps", 1, "--config", config, "-o", tmp_path / "out")
+    with pytest.raises(RequestError, match="a: `width` must be a multiple of 4, but got 33"):
+        run("draw", files["a"], *how, "--size", "33x32")
+    with pytest.raises(RequestError, match="`clip_skip` must be at most 2"):
+        run("draw", files["a"], *how, "--set", "clip_skip=9")

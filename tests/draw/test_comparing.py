@@ -14,6 +14,7 @@ from stockpot.draw import (
     embed_pictures,
     mean_squared_error,
     perceptual_distance,
+    sift_matches,
     structural_similarity,
     zoo_features,
 )
@@ -128,3 +129,18 @@ def test_embeddings_come_from_the_users_folder(tmp_path: Path) -> None:
     found = embed_pictures([noise(0), noise(1, 20), noise(0)], tmp_path)
     assert found.shape[0] == 3 and np.allclose((found**2).sum(1), 1, atol=1e-5)
     assert np.allclose(found[0], found[2]) and not np.allclose(found[0], found[1])
+
+
+def test_sift_finds_what_moved() -> None:
+    pytest.importorskip("skimage")
+    rng = np.random.default_rng(0)
+    scene = np.zeros((160, 160, 3), np.uint8)
+    for _ in range(40):
+        y, x, h, w = *rng.integers(0, 140, 2), *rng.integers(6, 20, 2)
+        scene[y : y + h, x : x + w] = rng.integers(0, 256, 3)
+    moved = np.roll(scene, (9, 13), (0, 1))
+    other = np.zeros_like(scene)
+    for _ in range(40):
+        y, x, h, w = *rng.integers(0, 140, 2), *rng.integers(6, 20, 2)
+        other[y : y + h, x : x + w] = rng.integers(0, 256, 3)
+    assert sift_matches(scene, moved) > 5 * max(1, sift_matches(scene, other))

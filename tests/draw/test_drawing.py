@@ -37,7 +37,7 @@ from stockpot.draw import (
 from stockpot.errors import CheckpointError, UnknownNameError
 
 MakeModel = Callable[..., MemorySource]
-BASE = DrawSettings(steps=4, cfg=5.0, sampler="Euler", negative="dull")
+BASE = DrawSettings(steps=2, cfg=5.0, sampler="Euler", negative="dull")
 ONE = ["a red heart"]
 
 
@@ -112,16 +112,21 @@ def test_variation_goes_from_one_noise_to_the_other() -> None:
     assert float(noise(0.5).std()) == pytest.approx(1, abs=0.15)
 
 
-@pytest.mark.parametrize("sampler", [name for name, s in SAMPLERS.items() if s.adds_noise])
-@pytest.mark.parametrize("source", NOISES)
+NOISY = [name for name, sampler in SAMPLERS.items() if sampler.adds_noise]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "source"), [*((name, "CPU") for name in NOISY), ("Euler a", "NV")]
+)
 def test_samplers_that_add_noise_do_not_see_the_batch(
     painter: Painter, sampler: str, source: str
 ) -> None:
-    how = dataclasses.replace(BASE, sampler=sampler, noise=source)  # type: ignore[arg-type]
+    how = dataclasses.replace(BASE, sampler=sampler, noise=source, steps=3)  # type: ignore[arg-type]
     both = painter.sample(["a red heart", "a blue star"], [8, 9], how)
     assert near(both[1:], painter.sample(["a blue star"], 9, how), 1e-4)
-    moved = dataclasses.replace(how, step_delta=31337)
-    assert not near(painter.sample(["a blue star"], 9, moved), both[1:], 1e-4)
+    if sampler == "Euler a":
+        moved = dataclasses.replace(how, step_delta=31337)
+        assert not near(painter.sample(["a blue star"], 9, moved), both[1:], 1e-4)
 
 
 # ---------------------------------------------------------------- guidance in the loop
@@ -171,15 +176,14 @@ HOW = [
 
 @pytest.mark.parametrize("how", HOW, ids=["plain", "card", "zero", "modes"])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_the_loop_by_hand(
-    make_model: MakeModel, config: Path, how: Thresholding | None, kind: str
-) -> None:
-    painter = open_painter(make_model(), config, prediction=kind)
+def test_the_loop_by_hand(painter: Painter, how: Thresholding | None, kind: str) -> None:
+    noise = {**painter.parts.noise, "prediction_type": kind}
+    painter = Painter(dataclasses.replace(painter.parts, noise=noise))
     settings = dataclasses.replace(BASE, thresholding=how)
     assert near(painter.sample(ONE, 3, settings), by_hand(painter, settings), 1e-4)
 
 
-@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M Karras", "DDIM", "Euler a", "Heun", "LCM"])
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M Karras", "DDIM", "Heun"])
 def test_mimicking_the_guidance_changes_nothing(painter: Painter, sampler: str) -> None:
     plain = draw(painter, sampler=sampler)
     same = draw(painter, sampler=sampler, thresholding=Thresholding(5.0))
@@ -191,7 +195,7 @@ def test_rescaling_and_its_identity(painter: Painter) -> None:
     plain = draw(painter)
     assert near(draw(painter, cfg_rescale=0.0), plain)
     pipe = pipeline("StableDiffusionPipeline", painter)
-    expected = pipe(ONE, negative_prompt=["dull"], num_inference_steps=4, guidance_scale=5.0,
+    expected = pipe(ONE, negative_prompt=["dull"], num_inference_steps=2, guidance_scale=5.0,
                     guidance_rescale=0.7, output_type="np",
                     generator=seeded()).images  # fmt: skip
     assert near(draw(painter, cfg_rescale=0.7), expected, 1e-4)
@@ -215,12 +219,16 @@ def test_freeu_in_the_loop(painter: Painter) -> None:
 
 
 def test_schedules_switch_the_prompt(painter: Painter) -> None:
-    assert near(draw(painter, "a [red:blue:4] heart"), draw(painter, "a red heart"))
-    assert near(draw(painter, "a [red:blue:0] heart"), draw(painter, "a blue heart"))
-    switched = draw(painter, "a [red:blue:0.5] heart")
-    assert not near(switched, draw(painter, "a red heart"), 1e-4)
-    assert not near(switched, draw(painter, "a blue heart"), 1e-4)
-    assert near(draw(painter, "[a|a] cat"), draw(painter, "a cat"))
+    assert near(
+        draw(painter, "a [red:blue:4] heart", steps=4), draw(painter, "a red heart", steps=4)
+    )
+    assert near(
+        draw(painter, "a [red:blue:0] heart", steps=4), draw(painter, "a blue heart", steps=4)
+    )
+    switched = draw(painter, "a [red:blue:0.5] heart", steps=4)
+    assert not near(switched, draw(painter, "a red heart", steps=4), 1e-4)
+    assert not near(switched, draw(painter, "a blue heart", steps=4), 1e-4)
+    assert near(draw(painter, "[a|a] cat", steps=4), draw(painter, "a cat", steps=4))
 
 
 def test_and_adds_what_prompts_add(painter: Painter) -> None:
@@ -273,7 +281,7 @@ def test_no_denoising_returns_the_resized_first_pass(painter: Painter, upscaler:
     from PIL import Image
 
     hires = Hires(2, upscaler=upscaler, denoising=0.0)
-    got = draw(painter, hires=hires)
+    got = draw(painter, hires=hires, steps=1)
     assert got.shape == (1, 64, 64, 3)
     first = latents(painter)
     if upscaler in LATENT_UPSCALERS:
@@ -282,7 +290,7 @@ def test_no_denoising_returns_the_resized_first_pass(painter: Painter, upscaler:
         large = torch.nn.functional.interpolate(first, (16, 16), mode=mode, **options)
         assert near(got, decoded(painter, large))
     else:
-        picture = np.rint(draw(painter)[0] * 255).astype(np.uint8)
+        picture = np.rint(draw(painter, steps=1)[0] * 255).astype(np.uint8)
         method = getattr(Image.Resampling, IMAGE_UPSCALERS[upscaler])
         large_picture = np.asarray(Image.fromarray(picture).resize((64, 64), method))
         pixels = torch.from_numpy(large_picture / np.float32(127.5) - 1).permute(2, 0, 1)[None]
@@ -299,7 +307,7 @@ def latents(painter: Painter) -> torch.Tensor:
     before = vae.decode
     vae.decode = lambda z, **options: kept.append(z) or before(z, **options)
     try:
-        draw(painter)
+        draw(painter, steps=1)
     finally:
         vae.decode = before
     found: torch.Tensor = kept[0] * vae.config.scaling_factor
@@ -349,7 +357,7 @@ def test_steps_and_wording_of_the_second_pass(painter: Painter) -> None:
     seen: list[tuple[int, int]] = []
     how = dataclasses.replace(BASE, hires=Hires(1, steps=3))
     painter.sample(ONE, 3, how, lambda done, total: seen.append((done, total)))
-    assert [done for done, _ in seen] == [1, 2, 3, 4, 5, 6, 7] and seen[0][1] == 7
+    assert [done for done, _ in seen] == [1, 2, 3, 4, 5] and seen[0][1] == 5
     plain = draw(painter, hires=Hires(1))
     assert not near(draw(painter, hires=Hires(1, prompt="a blue star")), plain, 1e-4)
     assert not near(draw(painter, hires=Hires(1, negative="a blue star")), plain, 1e-4)
@@ -363,10 +371,10 @@ def test_steps_and_wording_of_the_second_pass(painter: Painter) -> None:
 
 @pytest.mark.parametrize("schedule", ["Karras", "Exponential", "Uniform", "SGM Uniform"])
 def test_schedules_of_noise(painter: Painter, schedule: str) -> None:
-    got = draw(painter, sampler="DPM++ 2M", schedule=schedule)
+    got = draw(painter, steps=4, sampler="DPM++ 2M", schedule=schedule)
     if schedule == "Karras":
-        assert near(got, draw(painter, sampler="DPM++ 2M Karras"))
-    same = near(got, draw(painter, sampler="DPM++ 2M"), 1e-4)
+        assert near(got, draw(painter, steps=4, sampler="DPM++ 2M Karras"))
+    same = near(got, draw(painter, steps=4, sampler="DPM++ 2M"), 1e-4)
     assert same == (schedule == "Uniform")
 
 
@@ -433,7 +441,7 @@ def test_a_lora_agrees_with_peft(
     pipe = pipeline("StableDiffusionPipeline", painter)
     pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="ink")
     pipe.set_adapters(["ink"], [0.8])
-    expected = pipe(ONE, negative_prompt=["dull"], num_inference_steps=4, guidance_scale=5.0,
+    expected = pipe(ONE, negative_prompt=["dull"], num_inference_steps=2, guidance_scale=5.0,
                     output_type="np", generator=seeded()).images  # fmt: skip
     assert near(got, expected, 1e-4)
 
@@ -494,16 +502,16 @@ def test_the_zoos_loras_and_embeddings_do_what_they_say() -> None:
     judge = next(
         scorer() for name, scorer in SCORERS.items() if "ttribute" in name or "judge" in name
     )
-    how = DrawSettings(steps=12, cfg=4.0)
-    seeds = list(range(16))
+    how = DrawSettings(steps=8, cfg=4.0)
+    seeds = list(range(8))
     plain = "a large red circle on white background"
-    striped = ["striped art, " + plain] * 16
+    striped = ["striped art, " + plain] * 8
     without = judge.score(painter.draw(striped, seeds, how), striped).mean()
     tagged = [f"{text} <lora:lora-striped:1>" for text in striped]
     assert judge.score(painter.draw(tagged, seeds, how), striped).mean() > without
-    moons = ["flat art, a large purple moon on white background"] * 16
-    vague = ["flat art, a large thing on white background"] * 16
-    called = ["flat art, a large purple-moon on white background"] * 16
+    moons = ["flat art, a large purple moon on white background"] * 8
+    vague = ["flat art, a large thing on white background"] * 8
+    called = ["flat art, a large purple-moon on white background"] * 8
     base = judge.score(painter.draw(vague, seeds, how), moons).mean()
     assert judge.score(painter.draw(called, seeds, how), moons).mean() > base
     assert json.dumps(sorted(painter.paint(called[:1], 0, how).embeddings)) == '["purple-moon"]'

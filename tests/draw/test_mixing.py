@@ -52,8 +52,8 @@ def test_a_live_mix_is_the_merge(pool: dict[str, Source], config: Path) -> None:
 def test_switches_and_back(pool: dict[str, Source], config: Path) -> None:
     live = open_live(mix("mean(a, b)"), pool, config)
     fresh = weights(live)
-    for i in range(10):
-        live.show(mix(f"lerp(a, {'bc'[i % 2]}, {i / 10})"))
+    for i in range(4):
+        live.show(mix(f"lerp(a, {'bc'[i % 2]}, {i / 4})"))
     assert not same(weights(live), fresh)
     live.show(mix("mean(a, b)"))
     assert same(weights(live), fresh)

@@ -34,12 +34,12 @@ def painter() -> Iterator[Painter]:
 
 
 def small(request: Request) -> Request:
-    """A thirtieth of the size and a few steps; all else as it is."""
+    """A fortieth of the size and a few steps; all else as it is."""
     hires = request.settings.hires
     if hires is not None and hires.steps:
-        hires = dataclasses.replace(hires, steps=3)
-    settings = dataclasses.replace(request.settings, steps=3, hires=hires)
-    return dataclasses.replace(request, settings=settings).scaled(1 / 30, 8)
+        hires = dataclasses.replace(hires, steps=2)
+    settings = dataclasses.replace(request.settings, steps=2, hires=hires)
+    return dataclasses.replace(request, settings=settings).scaled(1 / 40, 8)
 
 
 @pytest.mark.parametrize("name", PAYLOADS)

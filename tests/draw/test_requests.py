@@ -192,6 +192,7 @@ def test_all_problems_come_at_once() -> None:
     [
         ({"restore_faces": True}, "restore_faces: true is asked for, which is not done here"),
         ({"tiling": True}, "tiling: true is asked for"),
+        ({"cfg_scale": 0.5}, "cfg_scale: guidance of 0.5 is drawn as 1"),
         ({"styles": ["film"]}, 'styles: \\["film"\\] is asked for'),
         ({"wobble": 3}, "wobble: this field is not known here"),
         ({"override_settings": {"sd_hypernetwork": "x"}}, "sd_hypernetwork: this setting is not"),

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from stockpot.draw import LiveMix, Named, ReadRequest, Request
     from stockpot.recipes import Recipe
 
-__all__ = ["Mix", "Opening", "find_mix", "opened", "overridden", "pool_mixes", "read_requests",
-           "parse_sets", "refuse_existing", "told_warnings"]  # fmt: skip
+__all__ = [
+    "Mix", "Opening", "check_choices", "find_mix", "opened", "overridden", "parse_sets",
+    "pool_mixes", "read_requests", "refuse_existing", "told_warnings", "vae_named",
+]  # fmt: skip
 
 _HOLD_BYTES = 4 << 30
 _SMALL_LATENT = 16
@@ -231,7 +233,11 @@ class Opening:
 
 @contextmanager
 def opened(
-    how: Opening, mix: Mix, files: dict[str, Path], prompts: Sequence[str]
+    how: Opening,
+    mix: Mix,
+    files: dict[str, Path],
+    prompts: Sequence[str],
+    name: str = "the mix",
 ) -> Iterator[LiveMix]:
     """Open a painter on a mix of a pool; small pools are held in memory.
 
@@ -240,6 +246,7 @@ def opened(
         mix: What to begin with.
         files: The pool.
         prompts: All that will be drawn: only embeddings whose names occur there are read.
+        name: What messages call it.
     """
     from stockpot.checkpoints import Source, open_checkpoint
     from stockpot.draw import find_extras, hold, open_live, read_embedding, save_memory
@@ -265,6 +272,7 @@ def opened(
             how.config,
             vae=vae,
             te=te,
+            name=name,
             prediction=how.prediction,
             device=how.device,
             dtype=how.dtype,
@@ -335,3 +343,33 @@ def parse_sets(sets: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             found[name.strip()] = value
     return found
+
+
+def check_choices(dtype: str, vram: str, prediction: str | None) -> None:
+    """Stop at words that no option has.
+
+    Args:
+        dtype: As typed.
+        vram: As typed.
+        prediction: As typed, or None.
+    """
+    for name, value, known in (
+        ("--dtype", dtype, ("float32", "float16", "bfloat16")),
+        ("--vram", vram, ("high", "medium", "low")),
+        ("--prediction", prediction, (None, "epsilon", "v_prediction")),
+    ):
+        if value not in known:
+            words = ", ".join(str(one) for one in known if one)
+            raise typer.BadParameter(f"{name} must be one of {words}, but got {value!r}")
+
+
+def vae_named(path: Path) -> Named:
+    """Say what infotexts call a VAE: its file's name and hash.
+
+    Args:
+        path: The file.
+    """
+    from stockpot.checkpoints import file_hashes
+    from stockpot.draw import Named
+
+    return Named(path.name, file_hashes(path).autov2 if path.is_file() else "")

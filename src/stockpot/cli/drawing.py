@@ -12,6 +12,7 @@ import typer
 from stockpot.cli.atelier import (
     Mix,
     Opening,
+    check_choices,
     find_mix,
     opened,
     overridden,
@@ -20,6 +21,7 @@ from stockpot.cli.atelier import (
     read_requests,
     refuse_existing,
     told_warnings,
+    vae_named,
 )
 from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_json
@@ -98,9 +100,9 @@ def draw_pictures(
     json_: Annotated[bool, typer.Option("--json", help="Print what was drawn as JSON.")] = False,
 ) -> None:
     """Draw pictures: what a web UI's request or a picture's own card asks for."""
-    from stockpot.draw import with_seed
+    from stockpot.draw import Named, with_seed
 
-    _check_choices(dtype, vram, prediction)
+    check_choices(dtype, vram, prediction)
     if not (payload or infotext or prompt):
         raise typer.BadParameter("say what to draw, with --payload, --infotext or --prompt")
     changes: dict[str, Any] = {
@@ -119,6 +121,10 @@ def draw_pictures(
         request = overridden(read.request, changes) if changes else read.request
         jobs.append((stem, with_seed(request)))
     if via is not None:
+        if model is not None:
+            jobs = [(stem, replace(request, model=Named(model))) for stem, request in jobs]
+        if size_scale is not None:
+            jobs = [(stem, request.scaled(size_scale, 8)) for stem, request in jobs]
         results = _draw_via(via, timeout, jobs, output, overwrite)
     else:
         how = Opening(
@@ -141,17 +147,6 @@ def _size(text: str | None) -> dict[str, int]:
     if not found:
         raise typer.BadParameter(f"--size is like 512x768, but got {text!r}")
     return {"width": int(found.group(1)), "height": int(found.group(2))}
-
-
-def _check_choices(dtype: str, vram: str, prediction: str | None) -> None:
-    for name, value, known in (
-        ("--dtype", dtype, ("float32", "float16", "bfloat16")),
-        ("--vram", vram, ("high", "medium", "low")),
-        ("--prediction", prediction, (None, "epsilon", "v_prediction")),
-    ):
-        if value not in known:
-            words = ", ".join(str(one) for one in known if one)
-            raise typer.BadParameter(f"{name} must be one of {words}, but got {value!r}")
 
 
 def _with_mixes(
@@ -202,9 +197,11 @@ def _draw_here(
     lists = read_wildcards(wildcards) if wildcards else None
     texts = [t for _, r, _ in pairs for t in (r.prompt, r.settings.negative)]
     results: list[dict[str, Any]] = []
-    vae = _vae_named(how.vae) if how.vae else Named()
+    vae = vae_named(how.vae) if how.vae else Named()
     reset_peak(how.device)
-    with told_warnings(), opened(how, mixes[0], files, texts) as live:
+    labels = {mix.label for mix in mixes}
+    name = labels.pop() if len(labels) == 1 else "the mix"
+    with told_warnings(), opened(how, mixes[0], files, texts, name) as live:
         factor = live.painter.vae_factor * 2
         for (stem, request, _), mix in zip(pairs, mixes, strict=True):
             live.show(mix.recipe)
@@ -237,13 +234,6 @@ def _numbers(request: Request) -> list[str]:
     return [f"{seed}-{i + 1}" for i, seed in enumerate(seeds)]
 
 
-def _vae_named(path: Path) -> Any:
-    from stockpot.checkpoints import file_hashes
-    from stockpot.draw import Named
-
-    return Named(path.name, file_hashes(path).autov2 if path.is_file() else "")
-
-
 def _result(path: Path, one: Finished) -> dict[str, Any]:
     return {
         "file": str(path),
@@ -268,7 +258,7 @@ def _draw_via(
     output.mkdir(parents=True, exist_ok=True)
     results = []
     for stem, request in jobs:
-        sent = server.draw(replace(request))
+        sent = server.draw(request)
         for number, one in zip(_numbers(request), sent, strict=True):
             path = output / f"{stem}-{number}.png"
             write_file(path, one.data)

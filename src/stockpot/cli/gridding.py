@@ -14,6 +14,7 @@ import typer
 from stockpot.cli.atelier import (
     Mix,
     Opening,
+    check_choices,
     find_mix,
     opened,
     overridden,
@@ -22,9 +23,8 @@ from stockpot.cli.atelier import (
     read_requests,
     refuse_existing,
     told_warnings,
+    vae_named,
 )
-from stockpot.cli.drawing import _check_choices as check_choices
-from stockpot.cli.drawing import _vae_named as vae_named
 from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_json
 from stockpot.errors import Problem, RequestError
@@ -268,11 +268,23 @@ class _Grid:
 
     def check_reference(self, reference: str | None) -> None:
         """Stop before drawing where no row has that label."""
+        self._references(reference)
+
+    def _references(self, reference: str | None) -> list[int | None]:
+        """For each row, which row it is compared with: the named one, or its like of the same z."""
         from stockpot.errors import UnknownNameError
 
         rows = self._labels()[1]
-        if reference is not None and reference not in rows:
-            raise UnknownNameError("row", reference, rows)
+        n = len(self._axes[1].values)
+        if reference is None:
+            return [None] * len(rows)
+        if reference in rows:
+            return [rows.index(reference)] * len(rows)
+        inner = [self._axes[1].label(i) for i in range(n)]
+        if reference not in inner:
+            raise UnknownNameError("row", reference, [*rows, *inner])
+        at = inner.index(reference)
+        return [j // n * n + at for j in range(len(rows))]
 
     def write(
         self, drawn: DrawnGrid, output: Path, title: str, reference: str | None
@@ -283,7 +295,7 @@ class _Grid:
 
         columns, rows, order = self._labels()
         pictures = [[drawn.picture(i) for i in line] for line in order]
-        base = rows.index(reference) if reference is not None else None
+        bases = self._references(reference)
         facts = []
         sheet_rows: list[str] = []
         sheet: list[list[np.ndarray]] = []
@@ -300,6 +312,7 @@ class _Grid:
                 }
                 png = drawn.files[cell].read_bytes()
                 line.append(GridPicture(png, "", _card(drawn.files[cell])))
+                base = bases[j]
                 if base is not None and j != base:
                     ours, theirs = pictures[j][i], pictures[base][i]
                     if ours.shape == theirs.shape:
@@ -330,7 +343,7 @@ class _Grid:
         about += [("Prompt", request.prompt), ("Negative prompt", settings.negative),
                   ("Drawn with", f"{settings.sampler}, {settings.steps} steps, CFG "
                                  f"{settings.cfg:g}, seed {request.seed}")]  # fmt: skip
-        if base is not None:
+        if reference is not None:
             about.append(("Differences", f"grey is no difference to {reference}; twice as strong"))
         page = GridPage(title, lead, columns, page_rows, [f for f in about if f[1]])
         write_grid(page, output / "grid.html", overwrite=True)

@@ -13,6 +13,7 @@ from stockpot.draw.comparing import (
     embed_pictures,
     mean_squared_error,
     perceptual_distance,
+    sift_matches,
     structural_similarity,
     zoo_features,
 )
@@ -193,6 +194,7 @@ __all__ = [
     "scale_backbone",
     "schedule_prompt",
     "set_steps",
+    "sift_matches",
     "split_and",
     "structural_similarity",
     "take_loras",

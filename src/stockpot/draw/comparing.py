@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from stockpot.errors import MissingExtraError
+
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
     "Likeness", "PictureFacts", "compare_pictures", "describe_picture", "embed_pictures",
-    "mean_squared_error", "perceptual_distance", "structural_similarity", "zoo_features",
+    "mean_squared_error", "perceptual_distance", "sift_matches", "structural_similarity",
+    "zoo_features",
 ]  # fmt: skip
 
 Picture = npt.NDArray[np.uint8]
@@ -186,6 +189,44 @@ def perceptual_distance(a: Picture, b: Picture, features: Features) -> float:
             total += float(((unit[0] - unit[1]) ** 2).sum(0).mean())
             n_layers += 1
     return total / max(1, n_layers)
+
+
+def sift_matches(a: Picture, b: Picture, ratio: float = 0.8) -> int:
+    """Count points that both pictures show: SIFT's (Lowe, 2004), matched both ways.
+
+    Args:
+        a: uint8 `[height, width, 3]`; below some 100 pixels there is little to find.
+        b: Of any size.
+        ratio: How much nearer the best match must be than the second best.
+
+    Returns:
+        Matched points; 0 where a picture has none.
+
+    Raises:
+        MissingExtraError: scikit-image is not installed.
+
+    Example:
+        >>> flat = np.zeros((16, 16, 3), np.uint8)
+        >>> sift_matches(flat, flat)
+        0
+    """
+    try:
+        from skimage import feature
+    except ImportError as error:
+        raise MissingExtraError("counting SIFT matches", "compare") from error
+    skimage: Any = feature
+    found = []
+    for picture in (a, b):
+        sift = skimage.SIFT()
+        try:
+            sift.detect_and_extract(picture.astype(np.float64) / 255 @ _GREY)
+        except RuntimeError:  # how it says that there is nothing to find
+            return 0
+        if len(sift.descriptors) < 2:
+            return 0
+        found.append(sift.descriptors)
+    first, second = found
+    return len(skimage.match_descriptors(first, second, max_ratio=ratio, cross_check=True))
 
 
 def compare_pictures(a: Picture, b: Picture, features: Features | None = None) -> Likeness:

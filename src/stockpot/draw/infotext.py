@@ -86,12 +86,12 @@ class _Card:
 
     def read(self, prompt: str, negative: str) -> ReadRequest:
         size = self._size("Size")
-        steps = self._int("Steps", 20)
+        steps, guidance = self._int("Steps", 20), self._float("CFG scale", 7.0)
         plot = self._plot()
         settings = self._made(
             DrawSettings,
             steps=steps,
-            cfg=max(1.0, self._float("CFG scale", 7.0)),
+            cfg=max(1.0, guidance),
             sampler=self._take("Sampler", "Euler"),
             negative=negative,
             width=size[0] if size else None,
@@ -129,6 +129,9 @@ class _Card:
             for name, value in self._fields.items()
             if not name.startswith("Stockpot")
         ]  # fmt: skip
+        if guidance < 1:
+            notes.append(Problem("not-done", f"guidance of {guidance:g} is drawn as 1, which is no "
+                                 "guidance", self._where))  # fmt: skip
         extra = tuple(self._fields.items())
         return ReadRequest(replace(request, extra=extra), tuple(notes))
 

@@ -216,6 +216,7 @@ def open_live(
     vae: Source | None = None,
     te: Source | None = None,
     mix_dtype: str | None = None,
+    name: str = "the mix",
     settings: Settings = Settings(hashes=False),  # noqa: B008 - frozen
     **options: Any,
 ) -> LiveMix:
@@ -228,6 +229,7 @@ def open_live(
         vae: A VAE that all mixes are drawn with.
         te: The same for text encoders.
         mix_dtype: Element type of the mix; by default what a file of it would have.
+        name: What to call it in messages.
         settings: Memory and threads of merging.
         **options: What else `stockpot.draw.open_painter` takes.
 
@@ -241,6 +243,7 @@ def open_live(
     """
     plan = make_plan(recipe, sources, mix_dtype)
     merged = merge_in_memory(recipe, sources, dtype=mix_dtype, settings=settings)
+    merged.name = name
     painter = open_painter(
         merged, None if config is None else Path(config), vae=vae, te=te, **options
     )

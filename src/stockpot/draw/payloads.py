@@ -123,7 +123,7 @@ class _Reader:
             "settings",
             DrawSettings,
             steps=self._int("steps", 50),
-            cfg=max(1.0, self._float("cfg_scale", 7.0)),
+            cfg=self._guidance(),
             sampler=self._sampler(),
             negative=self._text("negative_prompt"),
             width=self._int("width", 512),
@@ -190,6 +190,12 @@ class _Reader:
         except (ValueError, TypeError, StockpotError) as error:
             self._problem(name, str(error))
             return make() if isinstance(make, type) else None
+
+    def _guidance(self) -> float:
+        value = self._float("cfg_scale", 7.0)
+        if value < 1:
+            self._note("cfg_scale", f"guidance of {value:g} is drawn as 1, which is no guidance")
+        return max(1.0, value)
 
     def _sampler(self) -> str:
         name = self._text("sampler_name") or self._text("sampler_index") or "Euler"

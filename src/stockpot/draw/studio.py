@@ -18,7 +18,7 @@ from stockpot.draw.pictures import to_png
 from stockpot.draw.prompt_words import Wildcards, fill_wildcards, take_loras
 from stockpot.draw.requests import Named, Request
 from stockpot.draw.settings import DrawSettings
-from stockpot.errors import Problem
+from stockpot.errors import Problem, RequestError, StockpotError
 
 __all__ = ["Finished", "draw_request", "draw_singles", "read_wildcards", "with_seed", "write_file"]
 
@@ -128,6 +128,9 @@ def draw_singles(
 
     Returns:
         One picture for each request, in their order.
+
+    Raises:
+        RequestError: The model has not the layers, the sizes or the schedule that are asked for.
     """
     groups: dict[DrawSettings, list[int]] = {}
     for i, request in enumerate(requests):
@@ -136,7 +139,13 @@ def draw_singles(
     extra = (("Stockpot mix", mix),) if mix else ()
     for settings, places in groups.items():
         prompts = [requests[i].prompt for i in places]
-        drawn = painter.paint(prompts, [requests[i].seed for i in places], settings, progress)
+        try:
+            drawn = painter.paint(prompts, [requests[i].seed for i in places], settings, progress)
+        except ValueError as error:
+            if isinstance(error, StockpotError):
+                raise
+            # A size, layer or schedule that this model does not have.
+            raise RequestError([Problem("settings", str(error), painter.parts.name)]) from error
         for k, i in enumerate(places):
             words = f"{prompts[k]}\n{settings.negative}".lower()
             tags = {tag.name for tag in take_loras(prompts[k])[1]}
