@@ -24,7 +24,7 @@ def _counting(name: str, start: Callable[[Task], Work]) -> Method:
     return Method(
         FUNCTIONS[name], start, passes=1, scratch=lambda n: n + 8,
         held=lambda n, shape, _: counts_bytes(n) + (n << 18),
-        memory="a panel, and about half a MB of counts for each input",
+        memory="a panel, and about 0.7 MB of counts for each input",
     )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ _ROWS: Iterable[Method] = (
     Method(
         FUNCTIONS["masked"], masks.Masked, passes=lambda given: 2 if given["eps"] else 0,
         scratch=lambda n: 14, held=masks.held_by_masks, needs_identities=True,
-        memory="a panel; with eps, a bit for each element and about half a MB for each input",
+        memory="a panel; with eps, a bit for each element and about 0.7 MB for each input",
     ),
     by_tensor(FUNCTIONS["isotropic"], spectral.isotropic, 7, _svd_seconds),
     by_tensor(FUNCTIONS["low_rank"], spectral.low_rank, 7, _svd_seconds),
