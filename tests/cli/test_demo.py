@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pytest
 
 from stockpot.checkpoints import FileSink, MemorySource, open_checkpoint
-from stockpot.cli.demo import FILES, DemoResult, run_demo
+from stockpot.cli.demo import run_demo
 from stockpot.cli.demo_page import half_width
+from stockpot.cli.demo_result import FILES, DemoResult
 from stockpot.draw import DrawSettings
 from stockpot.engine import merge
 from stockpot.errors import CheckpointError, OutputExistsError

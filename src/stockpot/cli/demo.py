@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from stockpot.checkpoints import Source, open_checkpoint
+from stockpot.cli.demo_page import demo_page
+from stockpot.cli.demo_result import FILES, SOUP, DemoResult, Inspected
 from stockpot.draw import (
     DrawSettings,
     Painter,
@@ -20,14 +21,14 @@ from stockpot.draw import (
     open_painter,
     require_libraries,
 )
-from stockpot.engine import MergeResult, Progress, Settings, merge
+from stockpot.engine import Progress, Settings, merge
 from stockpot.errors import CheckpointError, OutputExistsError
-from stockpot.inspect import Inspection, Wanted, inspect_checkpoint
+from stockpot.inspect import Wanted, inspect_checkpoint
 from stockpot.layouts import detect, get_layout
 from stockpot.recipes import PoolEntry, Recipe, Save, make_recipe, mean, model
 from stockpot.report import write_page
 
-__all__ = ["PROMPTS", "DemoResult", "Inspected", "Parent", "ScoreOf", "run_demo"]
+__all__ = ["PROMPTS", "Parent", "ScoreOf", "run_demo"]
 
 PROMPTS = (
     "flat art, a large red heart on white background",
@@ -47,9 +48,7 @@ SET_ASIDE = {
 }
 """Roles of the zoo's members that nobody would put into a soup, and why."""
 
-SOUP = "soup"
 ZOO_SCORERS = ("attributes", "clip")
-FILES = ("demo.html", "contact-sheet.png", "soup.yaml", "soup.safetensors")
 
 Echo = Callable[[str], None]
 Report = Callable[[str, int, int], None]
@@ -84,67 +83,6 @@ class ScoreOf(Protocol):
         Returns:
             `[n]`; higher is better.
         """
-
-
-@dataclass(frozen=True)
-class Inspected:
-    """What the demo found out about one file.
-
-    Attributes:
-        name: Of the member.
-        role: Of the member.
-        n_bytes: Size of the file.
-        found: What its keys and bytes say, with hashes.
-        complete: Names of the components that are all there.
-        velocity: Whether it says that it predicts velocities.
-        left_out: Why it is not in the soup; empty when it is.
-    """
-
-    name: str
-    role: str
-    n_bytes: int
-    found: Inspection
-    complete: tuple[str, ...]
-    velocity: bool
-    left_out: str
-
-    @property
-    def model_hash(self) -> str:
-        """A1111's ``Model hash``, from the whole file."""
-        return self.found.file_hashes.autov2 if self.found.file_hashes else "–"
-
-
-@dataclass(frozen=True)
-class DemoResult:
-    """What the demo made.
-
-    Attributes:
-        page: The page.
-        sheet: The contact sheet as PNG.
-        recipe: The recipe of the soup.
-        soup: The merged checkpoint.
-        parents: What went in, the base first.
-        merged: How the merge went.
-        rows: Names of the drawn models, in the order of `pictures`.
-        prompts: What was drawn.
-        pictures: uint8, `[n_rows, n_prompts, n_seeds, height, width, 3]`.
-        scores: By scorer, `[n_rows, n_prompts, n_seeds]`.
-        settings: How pictures were drawn.
-        elapsed_s: Seconds of each step, in order.
-    """
-
-    page: Path
-    sheet: Path
-    recipe: Path
-    soup: Path
-    parents: tuple[Inspected, ...]
-    merged: MergeResult
-    rows: tuple[str, ...]
-    prompts: tuple[str, ...]
-    pictures: Pictures
-    scores: Mapping[str, np.ndarray]
-    settings: DrawSettings
-    elapsed_s: Mapping[str, float]
 
 
 def run_demo(
@@ -247,8 +185,6 @@ def run_demo(
         settings,
         clock.laps,
     )
-    from stockpot.cli.demo_page import demo_page
-
     write_page(demo_page(result), page, overwrite=overwrite)
     echo(f"wrote {page}")
     return result

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 import stockpot
 from stockpot.checkpoints import DTYPES
+from stockpot.cli.demo_result import FILES, SOUP, DemoResult, Inspected
 from stockpot.draw import to_png
 from stockpot.engine import size_text
 from stockpot.layouts import get_layout
@@ -31,9 +31,6 @@ from stockpot.report import (
     TableRow,
     Tile,
 )
-
-if TYPE_CHECKING:
-    from stockpot.cli.demo import DemoResult, Inspected
 
 __all__ = ["demo_page", "half_width"]
 
@@ -118,8 +115,6 @@ def _parents(result: DemoResult) -> Mapping[str, Inspected]:
 
 
 def _gallery(result: DemoResult) -> Gallery:
-    from stockpot.cli.demo import SOUP
-
     parents = _parents(result)
     rows = []
     for i, name in enumerate(result.rows):
@@ -255,8 +250,6 @@ def _inputs(result: DemoResult) -> Table:
 
 def _done(result: DemoResult) -> Facts:
     merged, how = result.merged, result.settings
-    from stockpot.cli.demo import FILES
-
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in result.elapsed_s.items())
     items = [
         ("Soup", f"{result.soup.name}, {merged.n_bytes:,} bytes, {len(merged.plan.tensors)} keys"),

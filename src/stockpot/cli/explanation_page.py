@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import stockpot
-from stockpot.cli.explaining import remarks, verdict
+from stockpot.cli.explanation_words import remarks, verdict
 from stockpot.cli.figure_files import write_charts
 from stockpot.compare import Explanation, Part
 from stockpot.report import (

@@ -13,7 +13,7 @@ import numpy as np
 from stockpot.methods.contract import Doubles, Parameters, Task, Work
 
 try:
-    from stockpot.methods import _panels
+    import stockpot.methods._panels as _panels
 except ImportError:  # built without a compiler
     _panels = None  # type: ignore[assignment, unused-ignore]
 

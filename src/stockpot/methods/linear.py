@@ -28,7 +28,7 @@ from stockpot.checkpoints import DTYPES, DType
 from stockpot.methods import doubtful
 
 try:
-    from stockpot.methods import _linear
+    import stockpot.methods._linear as _linear
 except ImportError:  # built without a compiler
     _linear = None  # type: ignore[assignment, unused-ignore]
 

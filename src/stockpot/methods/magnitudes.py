@@ -17,7 +17,7 @@ import numpy.typing as npt
 from stockpot.methods.contract import Doubles
 
 try:
-    from stockpot.methods import _panels
+    import stockpot.methods._panels as _panels
 except ImportError:  # built without a compiler
     _panels = None  # type: ignore[assignment, unused-ignore]
 

@@ -19,7 +19,7 @@ from stockpot.methods.contract import Doubles, Parameters, Task, Work
 from stockpot.methods.magnitudes import N_BINS, Counts, bins_of, counts_bytes, counts_of, patterns
 
 try:
-    from stockpot.methods import _panels
+    import stockpot.methods._panels as _panels
 except ImportError:  # built without a compiler
     _panels = None  # type: ignore[assignment, unused-ignore]
 

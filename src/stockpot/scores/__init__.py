@@ -29,13 +29,14 @@ from stockpot.scores.clip_scores import ClipScore, PickScore
 from stockpot.scores.commands import CommandScorer
 from stockpot.scores.files import is_there, scorers_folder
 from stockpot.scores.hpsv2 import HpsV2
-from stockpot.scores.human import Asker, HumanChoice, Question
+from stockpot.scores.human import HumanChoice
 from stockpot.scores.hybrid import Hybrid, Part
 from stockpot.scores.imagereward import ImageReward
 from stockpot.scores.making import SCORERS, make_scorer, read_scales, scales_to_json
 from stockpot.scores.pictures import FITS, Transform, read_picture, read_texts
 from stockpot.scores.piqe import Piqe, piqe
 from stockpot.scores.plain import plain_prompt
+from stockpot.scores.questions import Asker, Question
 from stockpot.scores.statistics import (
     Colourfulness,
     Contrast,

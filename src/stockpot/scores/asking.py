@@ -16,8 +16,8 @@ from urllib.parse import parse_qs
 import numpy as np
 
 from stockpot.scores._base import Picture
-from stockpot.scores.human import Question
 from stockpot.scores.pictures import require_pillow
+from stockpot.scores.questions import Question
 
 __all__ = ["PageAsker", "TerminalAsker"]
 

@@ -10,56 +10,20 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, Self, final
+from typing import ClassVar, Self, final
 
 import numpy as np
 
 from stockpot.errors import ScorerError
 from stockpot.scores._base import Picture, Scorer, Scores, Setting
 from stockpot.scores.bradley_terry import Comparison, fit_strengths
+from stockpot.scores.questions import Asker, Question
 
-__all__ = ["Asker", "HumanChoice", "Question", "read_answers"]
+__all__ = ["HumanChoice", "read_answers"]
 
 Answers = Mapping[tuple[str, str], float]
 """By names of both pictures, the smaller name first: how much of the point that one gets."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a person is asked.
-
-    Attributes:
-        left: A picture, uint8 RGB.
-        right: Another.
-        prompt: What both were asked to show; may be empty.
-        number: Which question it is, counted from 1; those of earlier sittings count.
-        total: About how many there will be.
-    """
-
-    left: Picture
-    right: Picture
-    prompt: str
-    number: int
-    total: int
-
-
-class Asker(Protocol):
-    """Somebody who shows questions to a person."""
-
-    def ask(self, question: Question) -> float | None:
-        """Ask which picture is better.
-
-        Args:
-            question: What to show.
-
-        Returns:
-            1 for the left one, 0 for the right one, 0.5 for neither; None to stop for now.
-        """
-
-    def close(self) -> None:
-        """Say that there are no more questions."""
 
 
 @final
