@@ -127,6 +127,7 @@ class _Planner:
         self.notes: list[Problem] = list(folded.warnings)
         self.missing: dict[tuple[str, str], list[str]] = defaultdict(list)
         self.dropped: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
+        self.copied: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
         self.dtypes = self._requested_dtypes(dtype)
         self.graphs: dict[int, Graph] = {}
         # Canonical key -> model -> key in its file.
@@ -154,6 +155,12 @@ class _Planner:
             raise PreflightError(self.problems)
         for name, source in self.sources.items():
             self.notes += (Problem("file", note, f"{name}: {source.name}") for note in source.notes)
+        for (reader, lacking), keys in self.copied.items():
+            self.notes.append(
+                Problem(
+                    "copied", f"{_listed(keys)} taken from {reader}: {', '.join(lacking)} lack them"
+                )
+            )
         for (reason, names), keys in self.dropped.items():
             self.notes.append(
                 Problem("dropped-keys", f"{_listed(keys)} left out: {reason}", ", ".join(names))
@@ -385,9 +392,7 @@ class _Planner:
             )
             return None
         if lacking:
-            self.notes.append(
-                Problem("copied", f"taken from {readers[0]}; {', '.join(lacking)} lack it", key)
-            )
+            self.copied[readers[0], tuple(lacking)].append(key)
         term = Term(readers[0], holders[readers[0]], infos[0].dtype, _ONE)
         info = TensorInfo(key, infos[0].dtype, infos[0].shape)
         return TensorPlan(info, cell, "copy", (term,))

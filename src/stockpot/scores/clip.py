@@ -48,15 +48,16 @@ class ClipReward(Scorer):
 
     def __init__(self, folder: str | Path | None = None) -> None:
         try:
-            from transformers import CLIPModel, CLIPTokenizer
+            from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
         except ImportError as error:
             raise MissingExtraError("the CLIP reward", "draw") from error
 
+        from stockpot.scores.weights import find_weights, load_strictly, read_weights
         from stockpot.zoo import zoo_path
 
         where = zoo_path() / "clip" if folder is None else Path(folder)
-        model: Any = CLIPModel.from_pretrained(where, local_files_only=True)
-        self._model = model.float().eval()
+        file, config = find_weights(where), CLIPConfig.from_pretrained(where, local_files_only=True)
+        self._model: Any = load_strictly(lambda: CLIPModel(config), read_weights(file), file)
         self._tokens = Tokens(
             CLIPTokenizer.from_pretrained(where, local_files_only=True),
             self._model.config.text_config.max_position_embeddings,
