@@ -56,7 +56,8 @@ class ClipReward(Scorer):
         from stockpot.zoo import zoo_path
 
         where = zoo_path() / "clip" if folder is None else Path(folder)
-        file, config = find_weights(where), CLIPConfig.from_pretrained(where, local_files_only=True)
+        file = find_weights(where)
+        config: Any = CLIPConfig.from_pretrained(where, local_files_only=True)
         self._model: Any = load_strictly(lambda: CLIPModel(config), read_weights(file), file)
         self._tokens = Tokens(
             CLIPTokenizer.from_pretrained(where, local_files_only=True),
