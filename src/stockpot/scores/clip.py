@@ -61,7 +61,7 @@ class ClipReward(Scorer):
         self._model: Any = load_strictly(lambda: CLIPModel(config), read_weights(file), file)
         self._tokens = Tokens(
             CLIPTokenizer.from_pretrained(where, local_files_only=True),
-            self._model.config.text_config.max_position_embeddings,
+            config.text_config.max_position_embeddings,
         )
 
     def read(self, text: str) -> Reading:
