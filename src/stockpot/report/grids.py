@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stockpot.errors import MissingExtraError, OutputExistsError
-from stockpot.report.page import _data_url, _size
+from stockpot.report.rendering import template, write_text
 
 __all__ = ["GridPage", "GridPicture", "GridRow", "render_grid", "write_grid"]
 
@@ -86,10 +85,6 @@ def render_grid(page: GridPage) -> str:
         >>> "A &lt;b&gt;" in html, "<script" in html
         (True, False)
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingExtraError("writing pages", "draw") from error
     for row in page.rows:
         if len(row.pictures) != len(page.columns):
             raise ValueError(
@@ -99,15 +94,7 @@ def render_grid(page: GridPage) -> str:
         for picture in row.pictures:
             if picture is not None and not picture.png.startswith(_PNG):
                 raise ValueError(f"a picture must be a PNG file, but got {picture.png[:8]!r}")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(data_url=_data_url, size=_size)
-    return environment.get_template("grid.html.jinja").render(page=page)
+    return str(template("grid.html.jinja").render(page=page))
 
 
 def write_grid(page: GridPage, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -124,10 +111,4 @@ def write_grid(page: GridPage, path: str | os.PathLike[str], *, overwrite: bool 
     Raises:
         OutputExistsError: The file is there.
     """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise OutputExistsError(f"{path}: the file is there already; allow overwriting it")
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(render_grid(page), encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_text(path, render_grid(page), overwrite=overwrite)

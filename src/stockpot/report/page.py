@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import os
-import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from stockpot.errors import MissingExtraError, OutputExistsError
+from stockpot.errors import MissingExtraError
 from stockpot.report.plotting import data_json, figure_of, page_scripts, script_hash
+from stockpot.report.rendering import template, write_text
 from stockpot.report.sections import Figures, Gallery, HeatTable, Page, Table
 
 __all__ = ["render_page", "write_page"]
@@ -43,34 +42,24 @@ def render_page(page: Page) -> str:
         (True, False)
     """
     try:
-        import jinja2
         from markupsafe import Markup
     except ImportError as error:
         raise MissingExtraError("writing pages", "draw") from error
     _check(page)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        data_url=_data_url, size=_size, share=_share, heat=_heat, figures=_figures
-    )
-    environment.tests["text"] = lambda value: isinstance(value, str)
-    template = environment.get_template("page.html.jinja")
+    source = template("page.html.jinja", share=_share, heat=_heat, figures=_figures)
     kinds = [type(section).__name__ for section in page.sections]
     runs = any(
         isinstance(section, Figures) or (isinstance(section, Table) and section.sortable)
         for section in page.sections
     )
     scripts = [Markup(script) for script in page_scripts()] if runs else []
-    return template.render(
-        page=page,
-        sections=list(zip(kinds, page.sections, strict=True)),
-        scripts=scripts,
-        policy=" ".join(script_hash(script) for script in scripts),
+    return str(
+        source.render(
+            page=page,
+            sections=list(zip(kinds, page.sections, strict=True)),
+            scripts=scripts,
+            policy=" ".join(script_hash(script) for script in scripts),
+        )
     )
 
 
@@ -88,13 +77,7 @@ def write_page(page: Page, path: str | os.PathLike[str], *, overwrite: bool = Fa
     Raises:
         OutputExistsError: The file is there.
     """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise OutputExistsError(f"{path}: the file is there already; allow overwriting it")
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(render_page(page), encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_text(path, render_page(page), overwrite=overwrite)
 
 
 def _check(page: Page) -> None:
@@ -122,15 +105,6 @@ def _check(page: Page) -> None:
                     f"{section.title!r}: each line must have {len(section.columns)} fields, as "
                     f"many as there are columns, but {label!r} has {n_fields}"
                 )
-
-
-def _data_url(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
-
-
-def _size(png: bytes) -> tuple[int, int]:
-    width, height = struct.unpack(">II", png[16:24])
-    return width, height
 
 
 def _share(value: Fraction) -> str:
