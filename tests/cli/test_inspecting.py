@@ -210,7 +210,6 @@ def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
 
 
 def test_hostile_text_is_text_in_html(hostile: Path, tmp_path: Path) -> None:
-    pytest.importorskip("jinja2")
     page = tmp_path / "page.html"
     run("inspect", hostile, "--html", page, "--deep", "--hash")
     html = page.read_text(encoding="utf-8")

@@ -9,21 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
-pytest.importorskip("torch")
-Image = pytest.importorskip("PIL.Image")
-from PIL.PngImagePlugin import PngInfo  # noqa: E402
-
-from stockpot.cli.main import app  # noqa: E402
-from stockpot.errors import (  # noqa: E402
+from stockpot.cli.main import app
+from stockpot.errors import (
     MissingWeightsError,
     OutputExistsError,
     ProblemsError,
     ScorerError,
     StockpotError,
 )
-from stockpot.scores import picture_statistics, piqe  # noqa: E402
+from stockpot.scores import picture_statistics, piqe
 
 CARD = "((red circle:1.2)), (solo:0)\nNegative prompt: blue\nSteps: 20, Sampler: Euler, Seed: 1"
 LENGTHS = "import sys\nfor line in sys.stdin: print(len(line.rstrip(chr(10)).split(chr(9))[1]))"
@@ -128,7 +126,6 @@ def test_many_pictures_are_scored_a_few_at_a_time(
 
 
 def test_what_is_not_read_is_told(folder: Path) -> None:
-    pytest.importorskip("stockpot_zoo")
     long = "a red circle " * 30
     result = CliRunner().invoke(
         app, ["score", str(folder / "a.png"), "--score", "clip", "--prompt", long, "--json"]

@@ -67,7 +67,6 @@ def test_perceptual_distance_by_hand() -> None:
 
 
 def test_the_zoos_network_sees_shapes_and_not_shifts() -> None:
-    pytest.importorskip("stockpot_zoo")
     from stockpot.zoo.shapes import Scene, render
 
     def picture(shape: str, seed: int) -> np.ndarray:
@@ -132,7 +131,6 @@ def test_embeddings_come_from_the_users_folder(tmp_path: Path) -> None:
 
 
 def test_sift_finds_what_moved() -> None:
-    pytest.importorskip("skimage")
     rng = np.random.default_rng(0)
     scene = np.zeros((160, 160, 3), np.uint8)
     for _ in range(40):

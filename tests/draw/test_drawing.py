@@ -485,18 +485,15 @@ def test_missing_and_odd_loras_are_said(
 
 
 def test_the_zoos_loras_and_embeddings_do_what_they_say() -> None:
-    zoo = pytest.importorskip("stockpot.zoo")
-    try:
-        files = {extra.name: extra for extra in zoo.extras()}
-    except zoo.ZooNotInstalled:
-        pytest.skip("the zoo is not installed")
     from stockpot.checkpoints import open_checkpoint
     from stockpot.draw import read_embedding
     from stockpot.scores import SCORERS
+    from stockpot.zoo import extras, member
 
+    files = {extra.name: extra for extra in extras()}
     loras = {name: extra.path for name, extra in files.items() if extra.kind == "lora"}
     embeddings = {n: read_embedding(e.path) for n, e in files.items() if e.kind == "embedding"}
-    with open_checkpoint(zoo.member("base").path) as source:
+    with open_checkpoint(member("base").path) as source:
         painter = open_painter(source, loras=loras, embeddings=embeddings)
     assert set(load_file(loras["lora-striped"])) != set()
     judge = next(

@@ -25,8 +25,6 @@ CARDS = "sd1_01 sd1_02 sd1_03 sd1_04 sd1_05 sd1_06 sd2_07".split()
 
 @pytest.fixture(scope="module")
 def painter() -> Iterator[Painter]:
-    zoo = pytest.importorskip("stockpot_zoo")
-    assert zoo
     from stockpot.zoo import member
 
     with open_checkpoint(member("base").path) as source:

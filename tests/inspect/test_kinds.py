@@ -13,7 +13,7 @@ import torch
 from stockpot.checkpoints import GeneratedSource, open_checkpoint
 from stockpot.inspect import Inspection, Wanted, identify, inspect_checkpoint, inspect_path
 from stockpot.layouts import Shape, get_layout
-from stockpot.zoo import ZooNotInstalled, extras, family, zoo_path
+from stockpot.zoo import extras, family, zoo_path
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 FIRST = f"{UNET}input_blocks.0.0.weight"
@@ -231,13 +231,7 @@ def test_parts_of_a_diffusers_folder_and_their_relative_names() -> None:
     assert [found.relative_key(key) for key in shapes] == ["a", "b", "c"]
 
 
-try:
-    MEMBERS, EXTRAS = family(), extras()
-except ZooNotInstalled:  # the demo's tests say so too
-    MEMBERS, EXTRAS = (), ()
-
-
-@pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.name)
+@pytest.mark.parametrize("member", family(), ids=lambda member: member.name)
 def test_members_of_the_zoo(member) -> None:  # type: ignore[no-untyped-def]
     found = inspect_path(member.path)
     assert (found.kind, found.architecture) == ("checkpoint", "zoo")
@@ -251,14 +245,13 @@ def test_members_of_the_zoo(member) -> None:  # type: ignore[no-untyped-def]
     assert codes(found) == expected
 
 
-@pytest.mark.parametrize("extra", EXTRAS, ids=lambda extra: extra.name)
+@pytest.mark.parametrize("extra", extras(), ids=lambda extra: extra.name)
 def test_extras_of_the_zoo(extra) -> None:  # type: ignore[no-untyped-def]
     found = inspect_path(extra.path)
     kind = {"lora": "lora", "embedding": "textual-inversion"}[extra.kind]
     assert (found.kind, found.architecture, found.problems) == (kind, "zoo", ())
 
 
-@pytest.mark.skipif(not MEMBERS, reason="the zoo is not installed")
 def test_other_files_of_the_zoo() -> None:
     assert inspect_path(zoo_path() / "clip" / "model.safetensors").kind == "clip"
     judge = inspect_path(zoo_path() / "judge.safetensors")

@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("PIL")
-
-from stockpot.errors import ScorerError  # noqa: E402
-from stockpot.scores import CommandScorer  # noqa: E402
+from stockpot.errors import ScorerError
+from stockpot.scores import CommandScorer
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 5, 6, 3)).astype(np.uint8)
 

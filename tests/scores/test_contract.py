@@ -25,8 +25,6 @@ from stockpot.scores import (
     make_scorer,
 )
 
-torch = pytest.importorskip("torch")
-
 MEAN_OF_FILES = """
 import sys
 from PIL import Image

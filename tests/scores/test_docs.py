@@ -13,7 +13,6 @@ import pytest
 from stockpot.scores import SCORERS, CommandScorer, plain_prompt
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scores.md").read_text(encoding="utf-8")
-pytest.importorskip("PIL")
 
 
 @pytest.mark.parametrize("name", sorted(SCORERS))

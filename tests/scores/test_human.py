@@ -15,10 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("PIL")
-
-from stockpot.errors import ScorerError  # noqa: E402
-from stockpot.scores import (  # noqa: E402
+from stockpot.errors import ScorerError
+from stockpot.scores import (
     Comparison,
     HumanChoice,
     PageAsker,

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
-from stockpot.errors import ScorerError, UnknownNameError  # noqa: E402
-from stockpot.scores import (  # noqa: E402
+from stockpot.errors import ScorerError, UnknownNameError
+from stockpot.scores import (
     CallableScorer,
     CommandScorer,
     Contrast,

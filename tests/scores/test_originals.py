@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
-from stockpot.errors import CheckpointError, MissingWeightsError, ScorerError  # noqa: E402
-from stockpot.scores import SCORERS, Scorer, Setting, make_scorer  # noqa: E402
-from stockpot.scores.blip import UNUSED, BlipReward, BlipShape  # noqa: E402
-from stockpot.scores.openclip import OpenClip, OpenClipShape  # noqa: E402
+from stockpot.errors import CheckpointError, MissingWeightsError, ScorerError
+from stockpot.scores import SCORERS, Scorer, Setting, make_scorer
+from stockpot.scores.blip import UNUSED, BlipReward, BlipShape
+from stockpot.scores.openclip import OpenClip, OpenClipShape
 
 LAYOUTS = Path(__file__).parent / "layouts"
 ORIGINALS = ("imagereward", "hpsv2", "pickscore", "clipscore", "aesthetic", "cafe")

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-pytest.importorskip("torch")
-Image = pytest.importorskip("PIL.Image")
-
-from stockpot.errors import ScorerError  # noqa: E402
-from stockpot.scores import Transform, read_picture  # noqa: E402
+from stockpot.errors import ScorerError
+from stockpot.scores import Transform, read_picture
 
 PLAIN = {"mean": (0.0,) * 3, "sd": (1.0,) * 3}
 
@@ -59,7 +57,8 @@ def test_values_are_normalised() -> None:
 def test_the_same_as_transformers_processor(
     shape: tuple[int, int], edges: tuple[int, int], tmp_path: Path
 ) -> None:
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     processor = transformers.CLIPImageProcessorPil(
         size={"shortest_edge": edges[0]}, crop_size=edges[1]
     )

@@ -17,8 +17,6 @@ from stockpot.scores import (
 )
 from stockpot.zoo.shapes import ATTRIBUTES, STYLES, Scene, all_scenes, caption, render
 
-pytest.importorskip("transformers")
-
 
 def fresh(n: int, seed: int) -> tuple[list[Scene], np.ndarray]:
     scenes = list(all_scenes(STYLES))
