@@ -29,6 +29,8 @@ from stockpot.cli import (
     scoring,
     showing,
     telling,
+    tuning,
+    tuning_study,
 )
 from stockpot.cli.output import safe_text
 from stockpot.errors import StockpotError
@@ -60,10 +62,14 @@ app.command("explain")(explaining.explain_mix)
 app.command("convergence")(converging.trace_growth)
 app.command("verify")(telling.verify_file)
 app.command("replay")(replaying.replay_file)
+tuning.app.command("status")(tuning_study.show_status)
+tuning.app.command("report")(tuning_study.write_report)
+tuning.app.command("import")(tuning_study.import_tables)
 recipes.app.command("of")(telling.recipe_of_file)
 app.add_typer(recipes.app, name="recipe")
 app.command("draw")(drawing.draw_pictures)
 app.command("grid")(gridding.draw_grid_of)
+app.add_typer(tuning.app, name="tune")
 app.command("demo")(showing.demo)
 
 
