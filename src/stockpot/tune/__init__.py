@@ -13,12 +13,14 @@ from stockpot.tune.examining import (
     picture_facts,
 )
 from stockpot.tune.guarding import GUARDED, Drift, guard
+from stockpot.tune.optimisers import OPTIMISERS, Optimiser, make_sampler
 from stockpot.tune.tallying import AUTOMBW_TALLIES, TALLIES, check_tally, scores_of, tally
 from stockpot.tune.verdicts import Verdict, compare_marks, paired_bootstrap
 
 __all__ = [
     "AUTOMBW_TALLIES",
     "GUARDED",
+    "OPTIMISERS",
     "TALLIES",
     "WILDCARD_TYPES",
     "CallableExaminer",
@@ -27,11 +29,13 @@ __all__ = [
     "Examiner",
     "LiveExaminer",
     "Mark",
+    "Optimiser",
     "Task",
     "Verdict",
     "check_tally",
     "compare_marks",
     "guard",
+    "make_sampler",
     "open_examiner",
     "paired_bootstrap",
     "picture_facts",
