@@ -150,9 +150,9 @@ PUBLIC = {
         "scales_to_json scorers_folder"
     ),
     "stockpot.tune": (
-        "AUTOMBW_TALLIES CallableExaminer Drift Exam Examiner GUARDED LiveExaminer Mark OPTIMISERS "
-        "Optimiser TALLIES Task Verdict WILDCARD_TYPES check_tally compare_marks guard make_sampler "
-        "open_examiner paired_bootstrap picture_facts read_exam scores_of tally"
+        "AUTOMBW_TALLIES CallableExaminer Drift Exam Examiner GUARDED LiveExaminer Mark "
+        "OPTIMISERS Optimiser TALLIES Task Verdict WILDCARD_TYPES check_tally compare_marks guard "
+        "make_sampler open_examiner paired_bootstrap picture_facts read_exam scores_of tally"
     ),
     "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",
     "stockpot.inspect": (

@@ -71,7 +71,8 @@ class _Cube:
 
     def point(self, params: Mapping[str, Any]) -> Array:
         values = [self._scale(ranges, params[name]) for name, ranges in self.space.items()]
-        return np.clip((np.array(values) - self.low) / self.width, 0.0, 1.0)
+        point: Array = np.clip((np.array(values) - self.low) / self.width, 0.0, 1.0)
+        return point
 
     def params(self, point: Array) -> dict[str, Any]:
         out: dict[str, Any] = {}

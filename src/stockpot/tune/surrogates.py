@@ -251,7 +251,8 @@ class GaussianProcess:
 
 
 def _squared_distances(a: Array, b: Array) -> Array:
-    return np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T, 0.0)
+    squared: Array = np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T, 0.0)
+    return squared
 
 
 def _log_h(z: Array) -> Array:
