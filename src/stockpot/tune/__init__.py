@@ -18,6 +18,8 @@ from stockpot.tune.examining import (
 from stockpot.tune.guarding import GUARDED, Drift, guard
 from stockpot.tune.holes import Hole, fill_holes, find_holes, read_values
 from stockpot.tune.importing import ImportedRows, import_rows
+from stockpot.tune.holes import Hole, fill_holes, find_holes
+from stockpot.tune.optimisers import OPTIMISERS, Optimiser, make_sampler
 from stockpot.tune.proposing import Proposal, is_worse, propose
 from stockpot.tune.results import (
     Result,
@@ -40,6 +42,7 @@ __all__ = [
     "AUTOMBW_TALLIES",
     "GUARDED",
     "NEAR",
+    "OPTIMISERS",
     "SPACES",
     "TALLIES",
     "UNIFORM",
@@ -60,6 +63,7 @@ __all__ = [
     "Limits",
     "LiveExaminer",
     "Mark",
+    "Optimiser",
     "Proposal",
     "Result",
     "Search",
@@ -84,6 +88,7 @@ __all__ = [
     "is_worse",
     "judge",
     "make_baselines",
+    "make_sampler",
     "make_space",
     "nearness_to_uniform",
     "open_examiner",
