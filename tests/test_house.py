@@ -151,8 +151,8 @@ PUBLIC = {
     ),
     "stockpot.tune": (
         "AUTOMBW_TALLIES CallableExaminer Drift Exam Examiner GUARDED LiveExaminer Mark TALLIES "
-        "Task Verdict WILDCARD_TYPES check_tally compare_marks guard open_examiner "
-        "paired_bootstrap picture_facts read_exam scores_of tally"
+        "Task Verdict WILDCARD_TYPES bootstrap_mean check_tally compare_marks guard "
+        "open_examiner picture_facts read_exam score_together scores_of tally"
     ),
     "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",
     "stockpot.inspect": (

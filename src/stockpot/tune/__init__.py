@@ -11,10 +11,11 @@ from stockpot.tune.examining import (
     Mark,
     open_examiner,
     picture_facts,
+    score_together,
 )
 from stockpot.tune.guarding import GUARDED, Drift, guard
 from stockpot.tune.tallying import AUTOMBW_TALLIES, TALLIES, check_tally, scores_of, tally
-from stockpot.tune.verdicts import Verdict, compare_marks, paired_bootstrap
+from stockpot.tune.verdicts import Verdict, bootstrap_mean, compare_marks
 
 __all__ = [
     "AUTOMBW_TALLIES",
@@ -29,13 +30,14 @@ __all__ = [
     "Mark",
     "Task",
     "Verdict",
+    "bootstrap_mean",
     "check_tally",
     "compare_marks",
     "guard",
     "open_examiner",
-    "paired_bootstrap",
     "picture_facts",
     "read_exam",
+    "score_together",
     "scores_of",
     "tally",
 ]

@@ -16,7 +16,7 @@ from typing import Any
 
 from stockpot.draw import DrawSettings, Request, Wildcards, parse_payload, split_request
 from stockpot.errors import Problem, RequestError
-from stockpot.tune.varying import list_variants, pick_variant
+from stockpot.tune.varying import check_variants, list_variants, pick_variant
 
 __all__ = ["WILDCARD_TYPES", "Exam", "Task", "read_exam"]
 
@@ -308,6 +308,8 @@ def _tasks(
     request = replace(request, settings=replace(request.settings, batch=1))
     pairs = [(request.prompt, request.settings.negative)]
     n_prompts = request.n_pictures // batch
+    for text in pairs[0] if kind != "none" else ():
+        check_variants(text, lists)
     if kind == "combinatorial":
         prompts = list(islice(list_variants(pairs[0][0], lists), n_prompts))
         negatives = list(islice(list_variants(pairs[0][1], lists), n_prompts))
