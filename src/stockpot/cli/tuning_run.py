@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,17 @@ from stockpot.errors import OutputExistsError, StudyError
 if TYPE_CHECKING:
     from stockpot.layouts import Layout
     from stockpot.recipes import Recipe
-    from stockpot.tune import Baseline, Candidate, Exam, Hole, Result, Search, Space, StudyStore
+    from stockpot.tune import (
+        Baseline,
+        Candidate,
+        Exam,
+        Examiner,
+        Hole,
+        Result,
+        Search,
+        Space,
+        StudyStore,
+    )
 
 __all__ = ["Wishes", "run_study", "space_of", "tuned_recipe"]
 
@@ -223,7 +234,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 @contextmanager
-def _examiner(wishes: Wishes, recipe: Recipe) -> Iterator[object]:
+def _examiner(wishes: Wishes, recipe: Recipe) -> Iterator[Examiner]:
     from stockpot.engine import parse_size
     from stockpot.scores import Setting, make_scorer, read_scales
     from stockpot.tune import open_examiner
@@ -286,12 +297,11 @@ def _stages(
                     None if wishes.hours is None else wishes.hours * 3600)  # fmt: skip
     baselines = make_baselines(recipe, holes, layout, sums=sums, fixed=space.fixed)
     baselines += _known(wishes.known or [], recipe, holes)
-    common = {
-        "nearness": nearness_to_uniform(recipe, layout) if wishes.near_uniform else None,
-        "pool": _identity(recipe, wishes.recipe_file.parent),
-        "keep_pictures": wishes.pictures,
-    }
-    first = Search(store, recipe, space, exam, settings, limits, baselines=baselines, **common)
+    nearness = nearness_to_uniform(recipe, layout) if wishes.near_uniform else None
+    search = partial(Search, recipe=recipe, exam=exam, limits=limits, nearness=nearness,
+                     pool=_identity(recipe, wishes.recipe_file.parent),
+                     keep_pictures=wishes.pictures)  # fmt: skip
+    first = search(store, space=space, settings=settings, baselines=baselines)
     yield stack.enter_context(first)
     if wishes.refine is None:
         return
@@ -302,8 +312,8 @@ def _stages(
     begin = Baseline("coarse best", fill_holes(recipe, start), start)
     second = StudyStore(store.where, store.trials, store.book, f"{store.name} fine")
     yield stack.enter_context(
-        Search(second, recipe, fine, exam, replace(settings, space=wishes.refine), limits,
-               baselines=[begin], **common)
+        search(second, space=fine, settings=replace(settings, space=wishes.refine),
+               baselines=[begin])
     )  # fmt: skip
 
 
@@ -356,10 +366,9 @@ def _identity(recipe: Recipe, folder: Path) -> str:
     return "\n".join(told)
 
 
-def _search(search: Search, examiner: object, quiet: bool) -> Search:
-    from stockpot.tune import Examiner, run_search
+def _search(search: Search, examiner: Examiner, quiet: bool) -> Search:
+    from stockpot.tune import run_search
 
-    assert isinstance(examiner, Examiner)
     start = time.monotonic()
 
     def told(candidate: Candidate) -> None:

@@ -14,9 +14,9 @@ from stockpot.cli.output import note, print_json, print_table, safe_text
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from stockpot.tune import Result, StudyStore
+    from stockpot.tune import Result, StudyStore, Verdict
 
-__all__ = ["StudyView", "print_result", "read_study"]
+__all__ = ["StudyView", "print_result", "print_status", "read_study", "status_json"]
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,7 @@ def print_result(store: StudyStore, result: Result, json_: bool) -> None:
                 one.name,
                 "–" if one.tallied is None else f"{one.tallied:.4f}",
                 " ".join(f"{value:.4f}" for value in one.found),
-                ""
-                if one.verdict is None
-                else f"{one.verdict.better} ({one.verdict.difference:+.4f}"
-                f", {one.verdict.low:+.4f} to {one.verdict.high:+.4f})",
+                _against(one.verdict),
             ]
             for one in result.standings
         ),
@@ -192,3 +189,10 @@ def print_result(store: StudyStore, result: Result, json_: bool) -> None:
         note(f"{name} could not be drawn: {text}")
     typer.echo(safe_text(result.text))
     note(f"more: stockpot tune report {store.where} -o FOLDER")
+
+
+def _against(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return ""
+    interval = f"{verdict.low:+.4f} to {verdict.high:+.4f}"
+    return f"{verdict.better} ({verdict.difference:+.4f}, {interval})"

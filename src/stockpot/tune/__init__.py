@@ -6,21 +6,22 @@ Importing this package loads neither torch nor diffusers nor optuna.
 from stockpot.tune.baselines import UNIFORM, make_baselines, nearness_to_uniform, sums_of_models
 from stockpot.tune.claims import Claims, Worker
 from stockpot.tune.effects import Effect, estimate_effects
-from stockpot.tune.exam import WILDCARD_TYPES, Exam, Task, read_exam
+from stockpot.tune.exam import Exam, Task
 from stockpot.tune.examining import (
     CallableExaminer,
     Examiner,
     LiveExaminer,
     Mark,
-    open_examiner,
     picture_facts,
+    score_together,
 )
 from stockpot.tune.guarding import GUARDED, Drift, guard
 from stockpot.tune.holes import Hole, fill_holes, find_holes, read_values
 from stockpot.tune.importing import ImportedRows, import_rows
-from stockpot.tune.holes import Hole, fill_holes, find_holes
+from stockpot.tune.opening import open_examiner
 from stockpot.tune.optimisers import OPTIMISERS, Optimiser, make_sampler
 from stockpot.tune.proposing import Proposal, is_worse, propose
+from stockpot.tune.reading import WILDCARD_TYPES, read_exam
 from stockpot.tune.results import (
     Result,
     Standing,
@@ -36,7 +37,7 @@ from stockpot.tune.settings import NEAR, Baseline, Limits, SearchSettings
 from stockpot.tune.spaces import SPACES, Dial, Space, make_space
 from stockpot.tune.storing import Book, KeptMark, StudyStore, open_store
 from stockpot.tune.tallying import AUTOMBW_TALLIES, TALLIES, check_tally, scores_of, tally
-from stockpot.tune.verdicts import Verdict, compare_marks, paired_bootstrap
+from stockpot.tune.verdicts import Verdict, bootstrap_mean, compare_marks
 
 __all__ = [
     "AUTOMBW_TALLIES",
@@ -75,6 +76,7 @@ __all__ = [
     "Verdict",
     "Worker",
     "best_trials",
+    "bootstrap_mean",
     "candidate_key",
     "check_tally",
     "compare_marks",
@@ -93,7 +95,6 @@ __all__ = [
     "nearness_to_uniform",
     "open_examiner",
     "open_store",
-    "paired_bootstrap",
     "pareto_front",
     "picture_facts",
     "propose",
@@ -101,6 +102,7 @@ __all__ = [
     "read_values",
     "result_json",
     "run_search",
+    "score_together",
     "scores_of",
     "sums_of_models",
     "tally",

@@ -27,15 +27,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 __all__ = [
-    "Result",
-    "Standing",
-    "best_trials",
-    "evidence",
-    "hold_out",
-    "judge",
-    "pareto_front",
+    "Result", "Standing", "best_trials", "evidence", "hold_out", "judge", "pareto_front",
     "result_json",
-]
+]  # fmt: skip
 
 _WAIT_S = 0.3
 
