@@ -9,7 +9,7 @@ import typer
 
 from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_fold, print_json, safe_text, shown_progress
-from stockpot.cli.recipe_files import read_any
+from stockpot.cli.recipe_files import read_any, study_metadata
 
 if TYPE_CHECKING:
     from stockpot.engine import Form, MergeResult, Pipeline, Plan, Settings
@@ -269,6 +269,7 @@ def run_recipe(
             form=form,
             pipeline=pipeline,
             settings=settings,
+            metadata=study_metadata(recipe),
             progress=progress,
         )
     if settings.verify and not settings.hashes:

@@ -15,14 +15,20 @@ if TYPE_CHECKING:
     from stockpot.recipes.importers import Imported
 
 __all__ = [
+    "STUDY_KEY",
+    "TUNED",
     "find_layout",
     "fold_any",
     "history_in",
     "predictions_of",
     "read_any",
+    "study_metadata",
     "uses_of",
     "write_text",
 ]
+
+#: Origin of a recipe that `stockpot tune` wrote, and the key of the same in a file's metadata.
+TUNED, STUDY_KEY = "stockpot-tune", "stockpot.study"
 
 
 def read_any(path: Path, make: str | None = None) -> Imported:
@@ -196,6 +202,17 @@ def write_text(path: Path, text: str, overwrite: bool) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def study_metadata(recipe: Recipe) -> dict[str, str]:
+    """What a file made from a tuned recipe says of the study that chose its numbers.
+
+    Args:
+        recipe: Any recipe; `stockpot tune` notes its evidence in the origin.
+    """
+    if recipe.origin is None or recipe.origin.format != TUNED:
+        return {}
+    return {STUDY_KEY: recipe.origin.records.get("study", "")}
 
 
 def uses_of(recipe: Recipe, folded: Fold | None) -> dict[str, tuple[bool, bool]]:

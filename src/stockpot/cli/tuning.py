@@ -121,7 +121,9 @@ def tune_recipe(
         int, typer.Option(help="Pictures drawn at once. Above 1, a study that was killed may go "
                           "on a hair differently than one that was not.")
     ] = 1,
-    memory: Annotated[str, typer.Option(help="For painter and pool, such as 8GiB.")] = "8GiB",
+    memory: Annotated[
+        str | None, typer.Option(help="Ceiling for painter, merging and pool, such as 8GiB.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="For merging; 0 means one a core.")] = 0,
     device: Annotated[str, typer.Option(help="Where to draw and score, such as cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="What to draw in.")] = "float32",

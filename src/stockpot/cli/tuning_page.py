@@ -242,8 +242,8 @@ def _gallery(store: StudyStore, result: dict[str, Any]) -> Gallery | None:
         pictures = [store.book.picture(one["candidate"], task["key"]) for task in tasks]
         if any(picture is not None for picture in pictures):
             held = "" if one["held_out"] is None else f"{one['held_out']:.4f}"
-            badge, tone = ("baseline", "plain") if one["baseline"] else ("searched", "strong")
-            rows.append(GalleryRow(one["name"], pictures, held, badge, tone))
+            badge = "baseline" if one["baseline"] else "searched"
+            rows.append(GalleryRow(one["name"], pictures, held, badge))
     if not rows:
         return None
     columns = [task["payload"] if len(task["prompt"]) > 60 else task["prompt"] for task in tasks]

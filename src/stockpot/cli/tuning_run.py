@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from stockpot.cli.output import note
-from stockpot.cli.recipe_files import find_layout, read_any, write_text
+from stockpot.cli.recipe_files import TUNED, find_layout, read_any, study_metadata, write_text
 from stockpot.errors import OutputExistsError, StudyError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Wishes:
     pictures: bool
     workers: int
     batch: int
-    memory: str
+    memory: str | None
     threads: int
     device: str
     dtype: str
@@ -240,7 +240,7 @@ def _examiner(wishes: Wishes, recipe: Recipe) -> Iterator[Examiner]:
     from stockpot.tune import open_examiner
 
     try:
-        n_bytes = parse_size(wishes.memory)
+        n_bytes = None if wishes.memory is None else parse_size(wishes.memory)
     except ValueError as error:
         raise typer.BadParameter(f"--memory: {error}") from error
     setting = Setting(wishes.files, wishes.device)
@@ -425,11 +425,11 @@ def _write(wishes: Wishes, recipe: Recipe, store: StudyStore, result: Result) ->
     told = json.dumps(evidence(result, chosen, store.settings() or {}), sort_keys=True)
     final = replace(
         chosen.recipe, pool=recipe.pool, save=Save(dtype=recipe.save.dtype),
-        origin=Origin("stockpot-tune", {"study": told}),
+        origin=Origin(TUNED, {"study": told}),
     )  # fmt: skip
     if wishes.output is not None:
         write_text(wishes.output, final.to_yaml(), wishes.overwrite)
     if wishes.merge is not None:
         merge(final, wishes.merge, folder=wishes.recipe_file.parent,
               settings=Settings(overwrite=wishes.overwrite),
-              metadata={"stockpot.study": told})  # fmt: skip
+              metadata=study_metadata(final))  # fmt: skip

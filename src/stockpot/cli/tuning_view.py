@@ -139,10 +139,10 @@ def print_status(view: StudyView) -> None:
     ranked = sorted(own, key=lambda trial: -trial.values[0])
     shown = ranked[:8] + [t for t in ranked[8:] if t.user_attrs.get("baseline")]
     objectives = view.settings.get("objectives", ["score"])
+    typer.echo("the search's own scores, which are too good, since they are the best of many:")
     print_table(
         ["candidate", *(f">{name}" for name in objectives)],
         ([_name(trial), *(f"{value:.4f}" for value in trial.values)] for trial in shown),
-        "the search's own scores: too good, since they are the best of many",
     )
     failed = [t for t in view.trials if t.state.name == "FAIL"]
     for trial in failed[-3:]:
@@ -194,5 +194,6 @@ def print_result(store: StudyStore, result: Result, json_: bool) -> None:
 def _against(verdict: Verdict | None) -> str:
     if verdict is None:
         return ""
-    interval = f"{verdict.low:+.4f} to {verdict.high:+.4f}"
-    return f"{verdict.better} ({verdict.difference:+.4f}, {interval})"
+    # Without what rounding leaves of a zero: -0.0000 looks like something.
+    low, high, mean = (round(x, 4) + 0.0 for x in (verdict.low, verdict.high, verdict.difference))
+    return f"{verdict.better} ({mean:+.4f}, {low:+.4f} to {high:+.4f})"

@@ -140,9 +140,7 @@ def import_autombw(text: str, source: str = "<autombw>") -> Imported:
     return builder.finish({"model": mix}, output)
 
 
-def table_rows(
-    text: str, source: str = "<table>"
-) -> list[tuple[tuple[Fraction, ...], float]]:
+def table_rows(text: str, source: str = "<table>") -> list[tuple[tuple[Fraction, ...], float]]:
     """Read every evaluation of a search.
 
     Args:
@@ -173,7 +171,7 @@ def _rows(text: str, source: str) -> list[tuple[list[str], float]]:
     if len(text.split("\n", 1)[0]) > _MAX_HEAD:
         raise one_problem("too-large", f"the head of a table may have {_MAX_HEAD} characters",
                           source)  # fmt: skip
-    found = []
+    found: list[tuple[list[str], float]] = []
     try:
         reader = csv.DictReader(text.splitlines())
         lacking = [name for name in (*columns, "score") if name not in (reader.fieldnames or ())]
