@@ -100,8 +100,8 @@ def test_values_stay_on_their_grid(
     low: Fraction, size: Fraction, part: Fraction, wish: float
 ) -> None:
     step = size * part
-    recipe = make_recipe({"model": make_recipe("a", POOL).mix["model"] * search(low, low + size,
-                                                                               step)}, POOL)  # fmt: skip
+    a = make_recipe("a", POOL).mix["model"]
+    recipe = make_recipe(a * search(low, low + size, step), POOL)
     (hole,) = find_holes(recipe)
     value = hole.snap(wish)
     assert low <= value <= low + size

@@ -133,8 +133,8 @@ def test_a_smooth_curve_is_constant_where_its_nodes_are_equal_and_has_no_jumps()
 def test_blocks_of_one_resolution_share_a_number() -> None:
     space = make_space(two_models("search(0, 1)"), "depth")
     values = space.fill({"depth0": 0.0, "depth1": 0.1, "depth2": 0.2, "depth3": 0.3, "middle": 0.4})
-    assert {n: float(values[n]) for n in ("IN02", "OUT09", "OUT", "TIME", "IN05", "OUT00", "M00")} \
-        == {"IN02": 0, "OUT09": 0, "OUT": 0, "TIME": 0, "IN05": 0.1, "OUT00": 0.3, "M00": 0.4}  # fmt: skip
+    wanted = {"IN02": 0, "OUT09": 0, "OUT": 0, "TIME": 0, "IN05": 0.1, "OUT00": 0.3, "M00": 0.4}
+    assert {name: float(values[name]) for name in wanted} == wanted
 
 
 def test_groups_share_and_frozen_holes_stay() -> None:

@@ -129,6 +129,8 @@ def tune_recipe(
     dtype: Annotated[str, typer.Option(help="What to draw in.")] = "float32",
     vae: Annotated[Path | None, typer.Option(help="Draw every candidate with this VAE.")] = None,
     config: Annotated[Path | None, typer.Option(help="Folder that describes the models.")] = None,
+    te: Annotated[Path | None, typer.Option(help="The same for text encoders.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of CLIP's tokenizer.")] = None,
     files: Annotated[Path | None, typer.Option(help="Folder of scorers' files.")] = None,
     scales: Annotated[Path | None, typer.Option(help="Scales for a weighted sum.")] = None,
     wildcards: Annotated[

@@ -21,7 +21,7 @@ import typer
 
 from stockpot.cli.output import note
 from stockpot.cli.recipe_files import TUNED, find_layout, read_any, study_metadata, write_text
-from stockpot.errors import OutputExistsError, StudyError
+from stockpot.errors import OutputExistsError, ScorerError, StudyError
 
 if TYPE_CHECKING:
     from stockpot.layouts import Layout
@@ -85,6 +85,8 @@ class Wishes:
     device: str
     dtype: str
     vae: Path | None
+    te: Path | None
+    tokenizer: Path | None
     config: Path | None
     files: Path | None
     scales: Path | None
@@ -246,10 +248,17 @@ def _examiner(wishes: Wishes, recipe: Recipe) -> Iterator[Examiner]:
     setting = Setting(wishes.files, wishes.device)
     known = read_scales(wishes.scales) if wishes.scales is not None else None
     scorers = {n: make_scorer(n, setting, known) for n in _scorers(wishes)}
+    for name, scorer in scorers.items():
+        if not scorer.pointwise:
+            raise ScorerError(
+                f"{name}: it compares pictures with each other, so its scores of one candidate say "
+                "nothing about another; use it with `stockpot score`"
+            )
     with open_examiner(
         recipe, scorers, folder=wishes.recipe_file.parent, memory=n_bytes,
-        threads=wishes.threads, batch=wishes.batch, vae=wishes.vae, config=wishes.config,
-        device=wishes.device, dtype=wishes.dtype,
+        threads=wishes.threads, batch=wishes.batch, vae=wishes.vae, te=wishes.te,
+        config=wishes.config, device=wishes.device, dtype=wishes.dtype,
+        tokenizer=wishes.tokenizer,
     ) as examiner:  # fmt: skip
         yield examiner
 
