@@ -153,9 +153,9 @@ PUBLIC = {
         "AUTOMBW_TALLIES Baseline Book CallableExaminer Candidate Claims Dial Drift Exam Examiner "
         "GUARDED Hole KeptMark Limits LiveExaminer Mark NEAR OPTIMISERS Optimiser Proposal SPACES "
         "Search SearchSettings Space StudyStore TALLIES Task Verdict WILDCARD_TYPES Worker "
-        "candidate_key check_tally compare_marks fill_holes find_holes guard is_worse "
-        "make_sampler make_space open_examiner open_store paired_bootstrap picture_facts propose "
-        "read_exam run_search scores_of tally"
+        "bootstrap_mean candidate_key check_tally compare_marks fill_holes find_holes guard "
+        "is_worse make_sampler make_space open_examiner open_store paired_bootstrap picture_facts "
+        "propose read_exam run_search score_together scores_of tally"
     ),
     "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",
     "stockpot.inspect": (

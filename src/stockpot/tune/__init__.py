@@ -12,17 +12,20 @@ from stockpot.tune.examining import (
     Mark,
     open_examiner,
     picture_facts,
+    score_together,
 )
 from stockpot.tune.guarding import GUARDED, Drift, guard
 from stockpot.tune.holes import Hole, fill_holes, find_holes
+from stockpot.tune.opening import open_examiner
 from stockpot.tune.optimisers import OPTIMISERS, Optimiser, make_sampler
 from stockpot.tune.proposing import Proposal, is_worse, propose
+from stockpot.tune.reading import WILDCARD_TYPES, read_exam
 from stockpot.tune.searching import Candidate, Search, candidate_key, run_search
 from stockpot.tune.settings import NEAR, Baseline, Limits, SearchSettings
 from stockpot.tune.spaces import SPACES, Dial, Space, make_space
 from stockpot.tune.storing import Book, KeptMark, StudyStore, open_store
 from stockpot.tune.tallying import AUTOMBW_TALLIES, TALLIES, check_tally, scores_of, tally
-from stockpot.tune.verdicts import Verdict, compare_marks, paired_bootstrap
+from stockpot.tune.verdicts import Verdict, bootstrap_mean, compare_marks, paired_bootstrap
 
 __all__ = [
     "AUTOMBW_TALLIES",
@@ -55,6 +58,7 @@ __all__ = [
     "Task",
     "Verdict",
     "Worker",
+    "bootstrap_mean",
     "candidate_key",
     "check_tally",
     "compare_marks",
@@ -71,6 +75,7 @@ __all__ = [
     "propose",
     "read_exam",
     "run_search",
+    "score_together",
     "scores_of",
     "tally",
 ]
