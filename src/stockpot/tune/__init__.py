@@ -4,13 +4,12 @@ Importing this package loads neither torch nor diffusers nor optuna.
 """
 
 from stockpot.tune.claims import Claims, Worker
-from stockpot.tune.exam import WILDCARD_TYPES, Exam, Task, read_exam
+from stockpot.tune.exam import Exam, Task
 from stockpot.tune.examining import (
     CallableExaminer,
     Examiner,
     LiveExaminer,
     Mark,
-    open_examiner,
     picture_facts,
     score_together,
 )
