@@ -154,7 +154,7 @@ PUBLIC = {
         "GUARDED Hole KeptMark Limits LiveExaminer Mark NEAR OPTIMISERS Optimiser Proposal SPACES "
         "Search SearchSettings Space StudyStore TALLIES Task Verdict WILDCARD_TYPES Worker "
         "bootstrap_mean candidate_key check_tally compare_marks fill_holes find_holes guard "
-        "is_worse make_sampler make_space open_examiner open_store paired_bootstrap picture_facts "
+        "is_worse make_sampler make_space open_examiner open_store picture_facts "
         "propose read_exam run_search score_together scores_of tally"
     ),
     "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",

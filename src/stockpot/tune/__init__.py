@@ -24,7 +24,7 @@ from stockpot.tune.settings import NEAR, Baseline, Limits, SearchSettings
 from stockpot.tune.spaces import SPACES, Dial, Space, make_space
 from stockpot.tune.storing import Book, KeptMark, StudyStore, open_store
 from stockpot.tune.tallying import AUTOMBW_TALLIES, TALLIES, check_tally, scores_of, tally
-from stockpot.tune.verdicts import Verdict, bootstrap_mean, compare_marks, paired_bootstrap
+from stockpot.tune.verdicts import Verdict, bootstrap_mean, compare_marks
 
 __all__ = [
     "AUTOMBW_TALLIES",
@@ -69,7 +69,6 @@ __all__ = [
     "make_space",
     "open_examiner",
     "open_store",
-    "paired_bootstrap",
     "picture_facts",
     "propose",
     "read_exam",
