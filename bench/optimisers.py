@@ -42,7 +42,7 @@ SIGNALS = np.geomspace(0.008, 0.4, 12)
 # Group: lengthscale, spread of single blocks' lengthscales (of its logarithm), conditioned or not.
 SURROGATES = {
     "one length": (1.0, 0.0, True),
-    "own lengths": (0.7, 1.0, True),
+    "own lengths": (0.7, 0.5, True),
     "smooth": (8.0, 0.0, False),
 }
 CONTROLS = ("network", "interactions", "plateau", "stairs")
@@ -137,7 +137,7 @@ def log_evidence(history: History, inverse: np.ndarray) -> np.ndarray:
     return np.array(out)
 
 
-def print_fit(histories: list[History], n_draws: int = 200) -> None:
+def print_fit(histories: list[History], n_draws: int = 100) -> None:
     """The evidence of lengthscales over all histories; own ones by averaging over draws."""
     rng = np.random.default_rng(0)
     print("log evidence, all histories; columns: lengthscale (all blocks, or their median)")
