@@ -19,6 +19,7 @@ FLOORS = (
     ("checkpoints", "layouts", "methods", "recipes", "zoo"),
     ("engine", "compare", "scores"),
     ("draw", "inspect"),
+    ("tune",),
     ("report",),
     ("cli", "__main__"),
 )
@@ -96,8 +97,8 @@ PUBLIC = {
     "stockpot.errors": (
         "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError "
         "MissingWeightsError OutputError OutputExistsError PreflightError Problem ProblemsError "
-        "RecipeError RequestError ScorerError StockpotError TruncatedFileError UnknownNameError "
-        "UnsafeFileError VerificationError"
+        "RecipeError RequestError ScorerError StockpotError TallyError TruncatedFileError "
+        "UnknownNameError UnsafeFileError VerificationError"
     ),
     "stockpot.draw": (
         "Axis BREAK Box BrokenPictureWarning CellMix Chunk Chunked Conditioner Conditioning "
@@ -107,16 +108,16 @@ PUBLIC = {
         "NoiseSource Noises Painter Parts PictureFacts Pictures Placed PlotAxis ReadRequest "
         "Request SAMPLERS SCHEDULES Sampler SentPicture Shelf Span Switched THRESHOLD_MODES "
         "Thresholding TokenTable UnheardPromptWarning VRAM Vram WebUI WebUIError Wildcards "
-        "apply_emphasis compare_pictures contact_sheet cut_into_chunks describe "
-        "describe_picture difference draw_grid draw_request draw_singles embed_pictures enlarge "
+        "apply_emphasis compare_pictures contact_sheet cut_into_chunks describe describe_picture "
+        "difference draw_grid draw_request draw_singles embed_pictures enlarge few_threads "
         "fill_wildcards filter_low find_extras find_named find_tokenizer freeu_hooks from_png "
         "get_sampler hold load_parts make_scheduler mean_squared_error open_live open_painter "
-        "parse_attention parse_axis parse_infotext parse_payload peak_bytes perceptual_distance "
-        "philox_normal read_description read_embedding read_lora read_parameters read_payload "
-        "read_wildcards replace_words require_libraries rescale_guidance reset_peak save_memory "
-        "scale_backbone schedule_prompt set_steps sift_matches split_and structural_similarity "
-        "take_loras threshold to_payload to_png with_seed write_file write_infotext "
-        "zoo_features"
+        "paint_alike parse_attention parse_axis parse_infotext parse_payload peak_bytes "
+        "perceptual_distance philox_normal read_description read_embedding read_lora "
+        "read_parameters read_payload read_wildcards replace_words require_libraries "
+        "rescale_guidance reset_peak save_memory scale_backbone schedule_prompt set_steps "
+        "sift_matches split_and split_request structural_similarity take_loras threshold "
+        "to_payload to_png with_seed write_file write_infotext zoo_features"
     ),
     "stockpot.layouts": (
         "Cell ClipText Component Detection Fit KeySpec LAYOUTS Layout OpenClipText PROFILES "
@@ -147,6 +148,11 @@ PUBLIC = {
         "UnreadPromptWarning check_images fit_strengths is_there judge_network make_scorer "
         "picture_statistics piqe plain_prompt plugins read_picture read_scales read_texts "
         "scales_to_json scorers_folder"
+    ),
+    "stockpot.tune": (
+        "AUTOMBW_TALLIES CallableExaminer Drift Exam Examiner GUARDED LiveExaminer Mark TALLIES "
+        "Task Verdict WILDCARD_TYPES check_tally compare_marks guard open_examiner "
+        "paired_bootstrap picture_facts read_exam scores_of tally"
     ),
     "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",
     "stockpot.inspect": (

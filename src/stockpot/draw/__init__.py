@@ -43,7 +43,7 @@ from stockpot.draw.infotext import parse_infotext, write_infotext
 from stockpot.draw.libraries import require_libraries
 from stockpot.draw.loading import DRAWABLE, Parts, load_parts
 from stockpot.draw.loras import Lora, LoraSet, read_lora
-from stockpot.draw.memory import VRAM, Vram, peak_bytes, reset_peak, save_memory
+from stockpot.draw.memory import VRAM, Vram, few_threads, peak_bytes, reset_peak, save_memory
 from stockpot.draw.mixing import LiveMix, Switched, hold, open_live
 from stockpot.draw.noises import NOISES, Noises, NoiseSource, philox_normal
 from stockpot.draw.painter import (
@@ -79,7 +79,9 @@ from stockpot.draw.studio import (
     Finished,
     draw_request,
     draw_singles,
+    paint_alike,
     read_wildcards,
+    split_request,
     with_seed,
     write_file,
 )
@@ -159,6 +161,7 @@ __all__ = [
     "draw_singles",
     "embed_pictures",
     "enlarge",
+    "few_threads",
     "fill_wildcards",
     "filter_low",
     "find_extras",
@@ -173,6 +176,7 @@ __all__ = [
     "mean_squared_error",
     "open_live",
     "open_painter",
+    "paint_alike",
     "parse_attention",
     "parse_axis",
     "parse_infotext",
@@ -196,6 +200,7 @@ __all__ = [
     "set_steps",
     "sift_matches",
     "split_and",
+    "split_request",
     "structural_similarity",
     "take_loras",
     "threshold",
