@@ -49,8 +49,7 @@ def render_page(page: Page) -> str:
     source = template("page.html.jinja", share=_share, heat=_heat, figures=_figures)
     kinds = [type(section).__name__ for section in page.sections]
     runs = any(
-        isinstance(section, Ballot | Figures)
-        or (isinstance(section, Table) and section.sortable)
+        isinstance(section, Ballot | Figures) or (isinstance(section, Table) and section.sortable)
         for section in page.sections
     )
     scripts = [Markup(script) for script in page_scripts()] if runs else []

@@ -5,7 +5,7 @@ Importing this package loads neither torch nor diffusers.
 
 from stockpot.select.choices import Choice, Member, Pool, survey_members
 from stockpot.select.deciding import Decision, Decisions, Marks, Rule, decide
-from stockpot.select.evidence import Evidence, Examines, Stopped
+from stockpot.select.evidence import Evidence, Stopped
 from stockpot.select.plans import (
     PLANS,
     Ask,
@@ -37,7 +37,6 @@ __all__ = [
     "Decision",
     "Decisions",
     "Evidence",
-    "Examines",
     "Marks",
     "Member",
     "Outcome",

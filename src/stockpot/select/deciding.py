@@ -4,8 +4,8 @@ A candidate is compared with a rival task by task: both drew the same requests f
 so that what is left of a difference is the candidate's own. Two questions are asked of each:
 
 - Is it surely worse than the best, by more than matters? What matters is a share of the spread
-  that the best candidate's own marks have from task to task (an effect size, Cohen's d): scores have
-  units of their own, and a difference far below the scatter of one prompt is one that nobody sees.
+  that the best candidate's own marks have from task to task (an effect size, Cohen's d): scores
+  have units of their own, and a difference far below the scatter of prompts is one nobody sees.
 - Does it know something? On some payload it beats the middle of the others by more than matters,
   and by more than luck, Holm's correction for all payloads and candidates that were looked at.
 
@@ -135,7 +135,7 @@ def decide(
         if name == best:
             found.append(Decision(name, True, "the best", means[name], knows=known[name]))
             continue
-        verdict = compare_marks(marks[name], marks[best], level=rule.level)
+        verdict = compare_marks(marks[name], marks[best], payloads=payload_of, level=rule.level)
         gap = Decision(
             name, True, "", means[name], verdict.difference, verdict.low, verdict.high, known[name]
         )

@@ -13,26 +13,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import TYPE_CHECKING, Any, BinaryIO, final
 
 from stockpot.errors import OutputError, Problem, RequestError
 from stockpot.select.choices import Choice, Pool
 
 if TYPE_CHECKING:
-    from stockpot.recipes import Recipe
-    from stockpot.tune import Exam, Mark, Task
+    from stockpot.tune import Exam, Examiner, Task
 
-__all__ = ["Evidence", "Examines", "Stopped"]
+__all__ = ["Evidence", "Stopped"]
 
 _FORMAT = 1
 _LONGEST_LINE = 1 << 20
-
-
-class Examines(Protocol):
-    """What selection needs of an examiner; see `stockpot.tune.Examiner`."""
-
-    def examine(self, recipe: Recipe, tasks: list[Task]) -> Iterator[Mark]:
-        """Draw and score the tasks of one candidate."""
 
 
 class Stopped(Exception):
@@ -76,7 +68,7 @@ class Evidence:
         file: Path | None,
         pool: Pool,
         exam: Exam,
-        examiner: Examines,
+        examiner: Examiner,
         score: str,
         *,
         most_candidates: int | None = None,
@@ -86,7 +78,8 @@ class Evidence:
         self.pool, self.exam, self.score = pool, exam, score
         self._examiner, self._progress = examiner, progress
         self._most, self._most_s = most_candidates, most_s
-        self._file, self._handle = file, None
+        self._file = file
+        self._handle: BinaryIO | None = None
         self._marks: dict[str, dict[str, _Record]] = {}  # candidate's key, task's key
         self._seen: dict[str, Choice] = {}
         self.n_examined = self.n_reused = 0

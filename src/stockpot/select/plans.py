@@ -54,6 +54,10 @@ class Setup:
         """Mean mark of a candidate."""
         return statistics.fmean(self.ask(choice).values())
 
+    def is_pinned(self, name: str) -> bool:
+        """Whether a person pinned any part of a model."""
+        return any(other == name for _, other in self.decisions.pinned)
+
     @property
     def everyone(self) -> Choice:
         """The blind mix: all UNets and all text encoders, exact copies of whole models once."""
@@ -124,8 +128,8 @@ def author_plan(setup: Setup, stop_after: str = "") -> Outcome:
         The final choice.
     """
     pool, blind = setup.pool, setup.everyone
-    first = Step("the blind mix", "", ((blind, setup.score(blind)),), (), blind,
-                 f"all {len(blind.unets)} UNets with all {len(blind.encoders)} text encoders")  # fmt: skip
+    text = f"all {len(blind.unets)} UNets with all {len(blind.encoders)} text encoders"
+    first = Step("the blind mix", "", ((blind, setup.score(blind)),), (), blind, text)
     encoders = _judge(
         setup, "te", {name: Choice(blind.unets, (name,)) for name in pool.distinct("te")}
     )
@@ -140,8 +144,8 @@ def author_plan(setup: Setup, stop_after: str = "") -> Outcome:
     chosen = tuple(one.name for one in unets[1] if one.kept)
     final = Choice(pool.sort(chosen), mixed.encoders)
     steps.append(_step("every UNet with the kept text encoders", "unet", unets, final))
-    steps.append(Step("the final mix", "", ((final, setup.score(final)),), (), final,
-                      f"{len(final.unets)} UNets and {len(final.encoders)} text encoders"))  # fmt: skip
+    text = f"{len(final.unets)} UNets and {len(final.encoders)} text encoders"
+    steps.append(Step("the final mix", "", ((final, setup.score(final)),), (), final, text))
     return Outcome("author", final, tuple(steps))
 
 
@@ -168,8 +172,8 @@ def greedy_soup(setup: Setup) -> Outcome:
         candidate = Choice(wider, wider)
         score = setup.score(candidate)
         tried.append((candidate, score))
-        kept = score >= best
-        why = "the soup is no worse with it" if kept else "the soup is worse with it"
+        kept = score >= best or setup.is_pinned(name)
+        why = "the soup is no worse with it" if score >= best else "the soup is worse with it"
         found.append(Decision(name, kept, why, score, score - best))
         if kept:
             soup, best = candidate, score
@@ -197,10 +201,14 @@ def greedy_drop(setup: Setup) -> Outcome:
     while len(soup.unets) > 1:
         without = []
         for name in soup.unets:
+            if setup.is_pinned(name):
+                continue
             left = tuple(other for other in soup.unets if other != name)
             without.append((setup.score(Choice(left, left)), name, Choice(left, left)))
         tried += [(candidate, score) for score, _, candidate in without]
-        score, name, candidate = max(without, key=lambda one: (one[0], one[1]))
+        score, name, candidate = max(
+            without, key=lambda one: (one[0], one[1]), default=(best, "", soup)
+        )
         if score <= best:
             break
         found.append(Decision(name, False, "the mix is better without it", score, score - best))
@@ -231,11 +239,13 @@ def leave_one_out(setup: Setup) -> Outcome:
     for name in names if len(names) > 1 else ():
         left = tuple(other for other in names if other != name)
         candidate = Choice(left, left)
-        verdict = compare_marks(whole, setup.ask(candidate), level=setup.rule.level)
+        verdict = compare_marks(
+            whole, setup.ask(candidate), payloads=setup.payload_of, level=setup.rule.level
+        )
         tried.append((candidate, setup.score(candidate)))
         values[name] = verdict.difference
-        kept = verdict.high >= 0
-        why = "the mix is surely better without it" if not kept else (
+        kept = verdict.high >= 0 or setup.is_pinned(name)
+        why = "the mix is surely better without it" if verdict.high < 0 else (
             "the mix is surely better with it" if verdict.low > 0 else "cannot tell")  # fmt: skip
         found.append(
             Decision(name, kept, why, tried[-1][1], verdict.difference, verdict.low, verdict.high)
@@ -286,7 +296,7 @@ def shapley(setup: Setup, rounds: int = 4, seed: int = 0) -> Outcome:
     }
     found = []
     for name in sorted(names, key=lambda name: -values[name]):
-        bad = values[name] + 2 * errors[name] < 0
+        bad = values[name] + 2 * errors[name] < 0 and not setup.is_pinned(name)
         why = "worth less than nothing" if bad else "not surely worth less than nothing"
         low, high = values[name] - 2 * errors[name], values[name] + 2 * errors[name]
         found.append(Decision(name, not bad, why, values[name], values[name], low, high))
@@ -326,7 +336,9 @@ def find_core(setup: Setup, choice: Choice) -> tuple[Choice, tuple[Decision, ...
             if len(core.unets if part == "unet" else core.encoders) == 1:
                 break
             smaller = core.without(name, part)
-            verdict = compare_marks(setup.ask(smaller), whole, level=setup.rule.level)
+            verdict = compare_marks(
+                setup.ask(smaller), whole, payloads=setup.payload_of, level=setup.rule.level
+            )
             # Here the doubt is the other way round: out goes only what is surely not missed.
             kept = verdict.low < -matters
             why = "may be missed" if kept else "not missed"

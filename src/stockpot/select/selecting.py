@@ -17,7 +17,14 @@ from stockpot.select.plans import PLANS, Outcome, Setup, author_plan, find_core
 if TYPE_CHECKING:
     from stockpot.tune import Exam, Verdict
 
-__all__ = ["Cost", "Selection", "decisions_json", "expected_cost", "read_decisions", "select_models"]
+__all__ = [
+    "Cost",
+    "Selection",
+    "decisions_json",
+    "expected_cost",
+    "read_decisions",
+    "select_models",
+]
 
 _LARGEST_FILE = 1 << 20
 
@@ -134,7 +141,8 @@ def select_models(
     payload_of = {task.name: task.payload for task in evidence.exam.tasks}
     setup = Setup(pool, evidence.marks, payload_of, rule, decisions)
     made = author_plan(setup, stop_after) if plan == "author" else PLANS[plan](setup)
-    small, core_decisions, stopped = made.choice, (), ""
+    small, stopped = made.choice, ""
+    core_decisions: tuple[Decision, ...] = ()
     verdict = core_verdict = None
     blind = setup.everyone
     try:
@@ -142,11 +150,14 @@ def select_models(
             small, core_decisions = find_core(setup, made.choice)
         if pool.key(made.choice) != pool.key(blind):
             chosen = evidence.marks(made.choice, held_out)
-            verdict = compare_marks(chosen, evidence.marks(blind, held_out), level=rule.level)
+            verdict = compare_marks(
+                chosen, evidence.marks(blind, held_out), than="the blind mix", level=rule.level
+            )
         if pool.key(small) != pool.key(made.choice):
             core_verdict = compare_marks(
                 evidence.marks(small, held_out),
                 evidence.marks(made.choice, held_out),
+                than="the whole choice",
                 level=rule.level,
             )
     except Stopped as reason:
@@ -212,9 +223,7 @@ def decisions_json(decisions: Decisions) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
-def _pairs(
-    file: Path, word: str, value: Any, problems: list[Problem]
-) -> Iterable[tuple[str, str]]:
+def _pairs(file: Path, word: str, value: Any, problems: list[Problem]) -> Iterable[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     if value is None:
         return found
