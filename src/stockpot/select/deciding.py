@@ -4,8 +4,8 @@ A candidate is compared with a rival task by task: both drew the same requests f
 so that what is left of a difference is the candidate's own. Two questions are asked of each:
 
 - Is it surely worse than the best, by more than matters? What matters is a share of the spread
-  that the best candidate's own marks have from task to task (an effect size, Cohen's d): scores
-  have units of their own, and a difference far below the scatter of prompts is one nobody sees.
+  that the best candidate's own marks have within a payload (an effect size, Cohen's d): scores
+  have units of their own, and a difference far below what another seed does is one nobody sees.
 - Does it know something? On some payload it beats the middle of the others by more than matters,
   and by more than luck, Holm's correction for all payloads and candidates that were looked at.
 
@@ -19,8 +19,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
-__all__ = ["Decision", "Decisions", "Marks", "Rule", "decide"]
+from stockpot.errors import MissingExtraError
+
+__all__ = ["Decision", "Decisions", "Marks", "Rule", "decide", "spread_within"]
 
 Marks = Mapping[str, float]
 """Score of each task of one candidate, by the task's name."""
@@ -34,8 +37,8 @@ class Rule:
 
     Attributes:
         margin: How much worse than the best a candidate may surely be, in standard deviations of
-            the best one's marks. 0.5 is what Cohen called a medium effect; 0 drops whatever is
-            surely worse at all.
+            the best one's marks within a payload. 0.5 is what Cohen called a medium effect; 0
+            drops whatever is surely worse at all.
         level: Confidence of the intervals.
         alpha: Of the test for what a candidate knows, over all of them together.
     """
@@ -128,7 +131,7 @@ def decide(
     means = {name: statistics.fmean(own.values()) for name, own in marks.items()}
     ranked = sorted(marks, key=lambda name: (-means[name], name))
     best = ranked[0]
-    matters = rule.margin * _spread(marks[best])
+    matters = rule.margin * spread_within(marks[best], payload_of)
     known = _known(marks, payload_of, matters, rule)
     found = []
     for name in ranked:
@@ -154,7 +157,29 @@ def _changed(one: Decision, kept: bool, why: str) -> Decision:
     return Decision(one.name, kept, why, one.score, one.difference, one.low, one.high, one.knows)
 
 
-def _spread(own: Marks) -> float:
+def spread_within(own: Marks, payload_of: Mapping[str, str]) -> float:
+    """Measure how marks scatter within payloads, all of them together.
+
+    Args:
+        own: One candidate's marks.
+        payload_of: Payload of each task.
+
+    Returns:
+        The pooled standard deviation; that of all marks where no payload has two tasks, 0 for
+        one task alone.
+
+    Example:
+        >>> tasks = {"a#0": "a", "a#1": "a", "b#0": "b"}
+        >>> spread_within({"a#0": 1.0, "a#1": 5.0, "b#0": 11.0}, tasks)
+        2.8284271247461903
+    """
+    groups: dict[str, list[float]] = {}
+    for task, mark in own.items():
+        groups.setdefault(payload_of[task], []).append(mark)
+    free = len(own) - len(groups)
+    if free:
+        squares = sum(len(group) * statistics.pvariance(group) for group in groups.values())
+        return float((squares / free) ** 0.5)
     return statistics.stdev(own.values()) if len(own) > 1 else 0.0
 
 
@@ -162,8 +187,6 @@ def _known(
     marks: Mapping[str, Marks], payload_of: Mapping[str, str], matters: float, rule: Rule
 ) -> dict[str, tuple[str, ...]]:
     """For each model the payloads at which it beats the others' median, after Holm (1979)."""
-    from scipy.stats import ttest_1samp
-
     payloads: dict[str, list[str]] = {}
     for task in next(iter(marks.values())):
         payloads.setdefault(payload_of[task], []).append(task)
@@ -178,14 +201,23 @@ def _known(
             gaps = np.array(
                 [own[task] - statistics.median(other[task] for other in others) for task in tasks]
             )
-            if not gaps.any() or np.ptp(gaps) == 0:
-                p = 0.0 if gaps.mean() > matters else 1.0
-            else:
-                p = float(ttest_1samp(gaps, matters, alternative="greater").pvalue)
-            tested.append((p, name, payload))
+            tested.append((_p_above(gaps, matters), name, payload))
     found: dict[str, list[str]] = {name: [] for name in marks}
     for rank, (p, name, payload) in enumerate(sorted(tested)):
         if p * (len(tested) - rank) > rule.alpha:
             break
         found[name].append(payload)
     return {name: tuple(sorted(names)) for name, names in found.items()}
+
+
+def _p_above(gaps: npt.NDArray[np.float64], bound: float) -> float:
+    """Student's one-sided test that the mean of paired differences is above a bound."""
+    try:
+        from scipy.special import stdtr
+    except ImportError as error:
+        raise MissingExtraError("a selection", "tune") from error
+    above = float(gaps.mean()) - bound
+    scale = float(gaps.std(ddof=1)) / len(gaps) ** 0.5
+    if scale <= 1e-12 * abs(above):  # all alike, to rounding
+        return 0.0 if above > 0 else 1.0
+    return float(stdtr(len(gaps) - 1, -above / scale)) if scale else 1.0

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from stockpot.select.choices import Choice, Pool
-from stockpot.select.deciding import Decision, Decisions, Marks, Rule, decide
+from stockpot.select.deciding import Decision, Decisions, Marks, Rule, decide, spread_within
 
 __all__ = [
     "PLANS",
@@ -325,7 +325,7 @@ def find_core(setup: Setup, choice: Choice) -> tuple[Choice, tuple[Decision, ...
     from stockpot.tune import compare_marks
 
     whole = setup.ask(choice)
-    matters = setup.rule.margin * statistics.stdev(whole.values()) if len(whole) > 1 else 0.0
+    matters = setup.rule.margin * spread_within(whole, setup.payload_of)
     core, found = choice, []
     for part in ("unet", "te"):
         members = choice.unets if part == "unet" else choice.encoders
