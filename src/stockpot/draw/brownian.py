@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, final
 
+from stockpot.draw.libraries import require_libraries
 from stockpot.draw.noises import NoiseSource, philox_normal
-from stockpot.errors import MissingExtraError
 
 if TYPE_CHECKING:
     import torch
@@ -54,12 +54,10 @@ class BrownianPath:
         high: float,
         source: NoiseSource = "CPU",
     ) -> None:
+        require_libraries()
         import torch
+        import torchsde
 
-        try:
-            import torchsde
-        except ImportError as error:
-            raise MissingExtraError("drawing with an SDE sampler", "draw") from error
         self._source, self._shape = source, tuple(shape)
         # torchsde rounds its ends so, and warns of a question beyond them.
         self._low, self._high = round(low, _DIGITS), round(high, _DIGITS)
