@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stockpot.draw import (
@@ -137,6 +137,8 @@ requests = st.builds(
 )  # fmt: skip
 
 
+# The first example loads libraries, which on a busy machine takes a second.
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(requests)
 def test_what_is_written_is_read_back(request: Request) -> None:
     assert parse_payload(
