@@ -102,24 +102,24 @@ PUBLIC = {
         "UnknownNameError UnsafeFileError VerificationError"
     ),
     "stockpot.draw": (
-        "Axis BREAK Box BrokenPictureWarning CellMix Chunk Chunked Conditioner Conditioning "
-        "ContactSheet CutPromptWarning DRAWABLE Description DrawSettings Drawn DrawnGrid "
-        "EMPHASES Embedding EmphasisMode Emphasised Finished FreeU FreeUStage GridCell Hires "
-        "IMAGE_UPSCALERS LATENT_UPSCALERS Likeness LiveMix Lora LoraSet LoraTag NOISES Named "
-        "NoiseSource Noises Painter Parts PictureFacts Pictures Placed PlotAxis ReadRequest "
-        "Request SAMPLERS SCHEDULES Sampler SentPicture Shelf Span Switched THRESHOLD_MODES "
-        "Thresholding TokenTable UnheardPromptWarning VRAM Vram WebUI WebUIError Wildcards "
-        "apply_emphasis compare_pictures contact_sheet cut_into_chunks describe "
-        "describe_picture difference draw_grid draw_request draw_singles embed_pictures enlarge "
-        "few_threads fill_wildcards filter_low find_extras find_named find_tokenizer "
-        "freeu_hooks from_png get_sampler hold load_parts make_scheduler mean_squared_error "
-        "open_live open_painter paint_alike parse_attention parse_axis parse_infotext "
-        "parse_payload peak_bytes perceptual_distance philox_normal read_description "
-        "read_embedding read_lora read_parameters read_payload read_wildcards replace_words "
-        "require_libraries rescale_guidance reset_peak save_memory scale_backbone "
-        "schedule_prompt set_steps sift_matches split_and split_request structural_similarity "
-        "take_loras threshold to_payload to_png with_seed write_file write_infotext "
-        "zoo_features"
+        "Axis BREAK Box BrokenPictureWarning BrownianPath CellMix Chunk Chunked Conditioner "
+        "Conditioning ContactSheet CutPromptWarning DRAWABLE Description DrawSettings Drawn "
+        "DrawnGrid EMPHASES Embedding EmphasisMode Emphasised Finished FreeU FreeUStage "
+        "GridCell Hires IMAGE_UPSCALERS LATENT_UPSCALERS Likeness LiveMix Lora LoraSet LoraTag "
+        "MEASURES Measure Measurer NOISES Named NoiseSource Noises Painter Parts PictureFacts "
+        "Pictures Placed PlotAxis ReadRequest Request SAMPLERS SCHEDULES Sampler SentPicture "
+        "Shelf Span Switched THRESHOLD_MODES Thresholding TokenTable UnheardPromptWarning VRAM "
+        "Vram WebUI WebUIError Wildcards apply_emphasis check_device compare_pictures "
+        "contact_sheet cut_into_chunks describe describe_picture difference draw_grid "
+        "draw_request draw_singles edges_meet embed_pictures enlarge few_threads fill_wildcards "
+        "filter_low find_extras find_named find_tokenizer freeu_hooks from_png get_sampler hold "
+        "load_parts make_scheduler mean_squared_error open_live open_painter paint_alike "
+        "parse_attention parse_axis parse_infotext parse_payload peak_bytes perceptual_distance "
+        "philox_normal read_description read_embedding read_lora read_parameters read_payload "
+        "read_wildcards replace_words require_libraries rescale_guidance reset_peak save_memory "
+        "scale_backbone schedule_prompt set_steps sift_matches split_and split_request "
+        "structural_similarity take_loras threshold to_payload to_png with_seed write_file "
+        "write_infotext zoo_features"
     ),
     "stockpot.layouts": (
         "Cell ClipText Component Detection Fit KeySpec LAYOUTS Layout OpenClipText PROFILES "
@@ -153,8 +153,8 @@ PUBLIC = {
     ),
     "stockpot.tune": (
         "AUTOMBW_TALLIES CallableExaminer Drift Exam Examiner GUARDED LiveExaminer Mark TALLIES "
-        "Task Verdict WILDCARD_TYPES check_tally compare_marks guard open_examiner "
-        "paired_bootstrap picture_facts read_exam scores_of tally"
+        "Task Verdict WILDCARD_TYPES bootstrap_mean check_tally compare_marks guard "
+        "open_examiner picture_facts read_exam score_together scores_of tally"
     ),
     "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",
     "stockpot.inspect": (

@@ -3,18 +3,20 @@
 Importing this package loads neither torch nor diffusers nor optuna.
 """
 
-from stockpot.tune.exam import WILDCARD_TYPES, Exam, Task, read_exam
+from stockpot.tune.exam import Exam, Task
 from stockpot.tune.examining import (
     CallableExaminer,
     Examiner,
     LiveExaminer,
     Mark,
-    open_examiner,
     picture_facts,
+    score_together,
 )
 from stockpot.tune.guarding import GUARDED, Drift, guard
+from stockpot.tune.opening import open_examiner
+from stockpot.tune.reading import WILDCARD_TYPES, read_exam
 from stockpot.tune.tallying import AUTOMBW_TALLIES, TALLIES, check_tally, scores_of, tally
-from stockpot.tune.verdicts import Verdict, compare_marks, paired_bootstrap
+from stockpot.tune.verdicts import Verdict, bootstrap_mean, compare_marks
 
 __all__ = [
     "AUTOMBW_TALLIES",
@@ -29,13 +31,14 @@ __all__ = [
     "Mark",
     "Task",
     "Verdict",
+    "bootstrap_mean",
     "check_tally",
     "compare_marks",
     "guard",
     "open_examiner",
-    "paired_bootstrap",
     "picture_facts",
     "read_exam",
+    "score_together",
     "scores_of",
     "tally",
 ]
