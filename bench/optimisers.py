@@ -354,7 +354,8 @@ def print_table(kept: dict[str, Any], groups: list[str], names: list[str], seeds
         for name in names:
             runs = [kept[key] for group in members for seed in range(seeds)
                     if (key := f"{group}|{name}|{seed}") in kept]  # fmt: skip
-            if not runs:
+            # A median over some of the groups would be of other functions than the line above.
+            if not runs or (len(members) > 1 and len(runs) < seeds * len(members)):
                 continue
             counts = np.array([first if (first := run["first"]) else np.inf for run in runs])
             low, middle, high = np.percentile(counts, [25, 50, 75], method="inverted_cdf")
