@@ -17,6 +17,7 @@ from stockpot.cli.main import app
 from stockpot.errors import OutputExistsError, ScorerError, StudyError
 from stockpot.recipes import read_recipe
 
+ROOT = Path(__file__).parents[2]
 MakeModel = Callable[..., MemorySource]
 
 
@@ -148,6 +149,15 @@ def test_a_coarse_search_is_refined_by_two_workers(
         assert trial["holes"]["TIME"] == 0.5
     assert all(abs(trial["holes"][n] - best["holes"][n]) <= 0.25 for trial in fine for n in best[
         "holes"])  # fmt: skip
+
+
+@pytest.fixture
+def data() -> Path:
+    """The folder of real files; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("STOCKPOT_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip("the real tables are not here; set STOCKPOT_DATA")
+    return folder
 
 
 def test_autombws_tables_are_trials(place: Path, data: Path, tmp_path: Path) -> None:

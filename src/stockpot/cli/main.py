@@ -27,6 +27,7 @@ from stockpot.cli import (
     repairing,
     replaying,
     scoring,
+    selecting,
     showing,
     telling,
     tuning,
@@ -70,6 +71,7 @@ app.add_typer(recipes.app, name="recipe")
 app.command("draw")(drawing.draw_pictures)
 app.command("grid")(gridding.draw_grid_of)
 app.add_typer(tuning.app, name="tune")
+app.command("select")(selecting.select_of_pool)
 app.command("demo")(showing.demo)
 
 
