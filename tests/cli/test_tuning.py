@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -164,7 +165,8 @@ def test_autombws_tables_are_trials(place: Path, data: Path, tmp_path: Path) -> 
     table = next((data / "autombw").glob("02b-*.csv"))
     words = ["tune", "import", place / "recipe.yaml", table, "--study", tmp_path / "s.db"]
     result = run(*words)
-    n_rows = len(table.read_text().splitlines()) - 1
+    with open(table, newline="", encoding="utf-8") as file:
+        n_rows = sum(1 for row in csv.reader(file) if row) - 1
     assert f"{n_rows} evaluations, {n_rows} of them new, 0 outside" in result.stdout
     assert f"{n_rows} evaluations, 0 of them new" in run(*words).stdout
     told = json.loads(run("tune", "status", tmp_path / "s.db", "--json").stdout)
