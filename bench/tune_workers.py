@@ -1,6 +1,6 @@
 """Two workers on one study against one, where the evaluation is the limit: a scorer that sleeps.
 
-    python bench/tune_workers.py [--trials 12] [--sleep 0.5]
+    python bench/tune_workers.py [--trials 27] [--sleep 0.5]
 
 Prints the seconds of each and their ratio; both finish the same number of evaluations.
 """
@@ -22,7 +22,7 @@ def main() -> None:
     from stockpot.tune import open_store
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--trials", type=int, default=27)
     parser.add_argument("--sleep", type=float, default=0.5)
     parser.add_argument("--optimiser", default="random")
     options = parser.parse_args()

@@ -162,7 +162,7 @@ def data() -> Path:
 
 
 def test_autombws_tables_are_trials(place: Path, data: Path, tmp_path: Path) -> None:
-    table = next((data / "autombw").glob("02b-*.csv"))
+    table = next((data / "autombw").glob("03b-*.csv"))
     words = ["tune", "import", place / "recipe.yaml", table, "--study", tmp_path / "s.db"]
     result = run(*words)
     with open(table, newline="", encoding="utf-8") as file:
@@ -171,8 +171,8 @@ def test_autombws_tables_are_trials(place: Path, data: Path, tmp_path: Path) -> 
     assert f"{n_rows} evaluations, 0 of them new" in run(*words).stdout
     told = json.loads(run("tune", "status", tmp_path / "s.db", "--json").stdout)
     assert told["imported"] == n_rows and told["candidates"] == 0
-    assert told["trials"][0]["holes"]["IN00"] == 0.15
-    assert told["trials"][0]["holes"]["TIME"] == 0.7
-    assert told["trials"][0]["values"] == [0.48236785026132034]
+    assert told["trials"][0]["holes"]["IN00"] == 0.3
+    assert told["trials"][0]["holes"]["TIME"] == 0.2
+    assert told["trials"][0]["values"] == [0.49670393266987295]
     run("tune", "report", tmp_path / "s.db", "-o", tmp_path / "page")
     assert (tmp_path / "page" / "figures" / "effects.csv").exists()
