@@ -1,26 +1,21 @@
-def count(values: object, bins: object, /) -> None: ...
+_Feed = tuple[list[object], bytes, bytes, int, int, int, object, int, float, int]
+
+def fill(feed: _Feed, out: object, /) -> bool: ...
+def gram(feed: _Feed, pivot: int, products: object, squared: object, /) -> bool: ...
+def weigh(feed: _Feed, weights: object, out: object, /) -> bool: ...
+def count(feed: _Feed, bins: object, /) -> bool: ...
 def decide(
-    values: object,
+    feed: _Feed,
+    row: int,
     bins: object,
     packed: object,
-    start: int,
     first: int,
     second: int,
     stay: float,
     slope: float,
     centre: float,
     /,
-) -> bytes: ...
-def drop(
-    values: object,
-    out: object,
-    start: int,
-    first: int,
-    second: int,
-    limit: int,
-    factor: float,
-    /,
+) -> tuple[bytes, bytes]: ...
+def place(
+    feed: _Feed, row: int, begins: object, wanted: object, upto: object, equal: object, /
 ) -> None: ...
-def keep(values: object, out: object, packed: object, offset: int, factor: float, /) -> None: ...
-def elect(panel: object, out: object, n: int, by_count: int, /) -> None: ...
-def place(values: object, open: object, wanted: object, upto: object, equal: object, /) -> None: ...

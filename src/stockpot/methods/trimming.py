@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 
 from stockpot.methods.contract import Doubles, Task, Work
+from stockpot.methods.feeds import Feed
 from stockpot.methods.magnitudes import Thresholds
 
 __all__ = ["TopK", "Trimmed"]
@@ -42,6 +43,10 @@ class Trimmed(Work):
     def gather(self, start: int, panel: Doubles) -> None:
         """Look at a panel; see `Work.gather`."""
         self._find.add(panel)
+
+    def gather_feed(self, feed: Feed) -> None:
+        """Look at a panel that was not made; see `Work.gather_feed`."""
+        self._find.add_feed(feed)
 
     def finish_pass(self) -> None:
         """Draw conclusions; see `Work.finish_pass`."""
@@ -82,6 +87,10 @@ class TopK(Work):
     def gather(self, start: int, panel: Doubles) -> None:
         """Look at a panel; see `Work.gather`."""
         self._find.add(panel)
+
+    def gather_feed(self, feed: Feed) -> None:
+        """Look at a panel that was not made; see `Work.gather_feed`."""
+        self._find.add_feed(feed)
 
     def finish_pass(self) -> None:
         """Draw conclusions; see `Work.finish_pass`."""
