@@ -25,7 +25,7 @@ _HANDY_ELEMENTS = 1 << 16
 # Methods walk over their panels several times: these stay in the second and third cache.
 _METHOD_BYTES = 16 << 20
 _FEWEST_PANEL = 1 << 12
-_ROW_BYTES = 24  # the bytes that are read, the result as doubles and in its type
+_ROW_BYTES = 16  # the result as doubles and in its type
 _UNITS = {"": 1, "b": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _UNITS |= {f"{unit}b": factor for unit, factor in _UNITS.items() if unit and unit != "b"}
 _UNITS |= {f"{unit}ib": 1024.0**power for power, unit in enumerate("kmgt", 1)}
@@ -104,7 +104,9 @@ def take_chunks(
     )
     wide = max(
         (
-            8 * tensor.graph.width + _ROW_BYTES
+            8 * tensor.graph.width(compiled)
+            + sum(term.dtype.itemsize for term in tensor.terms)
+            + _ROW_BYTES
             for tensor in plan.tensors.values()
             if tensor.graph is not None
         ),

@@ -11,13 +11,13 @@ from blake3 import blake3
 
 from stockpot.checkpoints import DType
 from stockpot.engine.graph import Apply, Graph, Load, Pick, Sum
-from stockpot.methods import Row, Task, Work, find_nonfinite, widen
+from stockpot.methods import Feed, Row, Task, Work, find_nonfinite, is_finite, widen, with_zeros
 
 __all__ = ["Computation", "Reader"]
 
 Doubles = npt.NDArray[np.float64]
 
-#: Reads elements ``start … stop`` of a term; the bytes are valid until the next call.
+#: Reads elements ``start … stop`` of a term; the bytes are valid until the term's next call.
 Reader = Callable[[int, int, int], memoryview]
 _ID_BYTES = 28
 
@@ -72,8 +72,10 @@ class Computation:
         self._orders: dict[int, _Order] = {}
         self._works: dict[int, Work] = {}
         self._sums: dict[int, tuple[tuple[float, int], ...]] = {}
+        self._raw: dict[int, Row] = {}
         self._loads: dict[int, Doubles] = {}
         self._panels: dict[int, Doubles] = {}
+        self._feeds: dict[int, Feed | None] = {}
         self._bad: npt.NDArray[np.bool_] | None = None
         self._start = self._stop = 0
 
@@ -121,7 +123,11 @@ class Computation:
                     return False
                 self._begin(start, min(start + step, self._n))
                 for i in ready:
-                    self._works[i].gather(start, self._inputs(i))
+                    feed = self._feed(i)
+                    if feed is None:
+                        self._works[i].gather(start, self._inputs(i))
+                    else:
+                        self._works[i].gather_feed(feed)
             for i in ready:
                 self._works[i].finish_pass()
         return True
@@ -221,19 +227,58 @@ class Computation:
         return self._orders[node.apply].place[node.output] if many else 0
 
     def _begin(self, start: int, stop: int) -> None:
-        self._loads, self._panels = {}, {}
+        self._raw, self._loads, self._panels, self._feeds = {}, {}, {}, {}
         self._start, self._stop = start, stop
         self._bad = None
         if self._allow:
-            marks = [
-                find_nonfinite(self._read(term, start, stop), dtype)
-                for term, dtype in enumerate(self._dtypes)
-            ]
-            bad = np.logical_or.reduce(marks)
+            rows = [self._read_term(term) for term in range(len(self._dtypes))]
+            bad = np.logical_or.reduce([find_nonfinite(row.data, row.dtype) for row in rows])
             self._bad = bad if bad.any() else None
+            if self._bad is not None:
+                where = np.flatnonzero(bad)
+                self._raw = {
+                    term: Row(with_zeros(row.data, row.dtype, where), row.dtype)
+                    for term, row in enumerate(rows)
+                }
+
+    def _read_term(self, term: int) -> Row:
+        """What a term has here; every term is read once a panel."""
+        if term not in self._raw:
+            row = Row(self._read(term, self._start, self._stop), self._dtypes[term])
+            if self._compiled and not self._allow and not is_finite(row):
+                self._complain(term, self._start, row)
+            self._raw[term] = row
+        return self._raw[term]
+
+    def _feed(self, i: int) -> Feed | None:
+        """A method's inputs as a feed, where all are read or differences of two that are."""
+        if i not in self._feeds:
+            self._feeds[i] = self._make_feed(i) if self._compiled else None
+        return self._feeds[i]
+
+    def _make_feed(self, i: int) -> Feed | None:
+        order = self._orders[i]
+        if order.whole is not None:
+            below = self._feed(order.whole)
+            return None if below is None else self._works[order.whole].pass_on(below)
+        pairs = [self._graph.pair(j) for j in order.inputs]
+        if None in pairs:
+            return None
+        found = [pair for pair in pairs if pair is not None]
+        terms = list(dict.fromkeys(term for pair in found for term in pair if term >= 0))
+        place = {term: k for k, term in enumerate(terms)} | {-1: -1}
+        return Feed(
+            tuple(self._read_term(term) for term in terms),
+            tuple((place[one], place[other]) for one, other in found),
+            self._start,
+            self._stop - self._start,
+        )
 
     def _inputs(self, i: int) -> Doubles:
         order = self._orders[i]
+        feed = self._feed(i)
+        if feed is not None:
+            return feed.panel()
         if order.whole is not None:
             return self._results(order.whole)
         panel = np.empty((len(order.inputs), self._stop - self._start))
@@ -243,7 +288,12 @@ class Computation:
 
     def _results(self, i: int) -> Doubles:
         if i not in self._panels:
-            self._panels[i] = self._works[i].rows(self._start, self._inputs(i))
+            feed = self._feed(i)
+            self._panels[i] = (
+                self._works[i].rows(self._start, self._inputs(i))
+                if feed is None
+                else self._works[i].rows_of_feed(feed)
+            )
         return self._panels[i]
 
     def _fill(self, i: int, out: Doubles) -> None:
@@ -293,10 +343,6 @@ class Computation:
         return self._loads[term]
 
     def _load(self, term: int, out: Doubles) -> None:
-        row = Row(self._read(term, self._start, self._stop), self._dtypes[term])
-        if not widen(row, out, compiled=self._compiled):
-            if not self._allow:
-                self._complain(term, self._start, row)
-            assert self._bad is not None
-        if self._bad is not None:
-            out[self._bad] = 0
+        row = self._read_term(term)
+        if not widen(row, out, compiled=self._compiled) and not self._allow:
+            self._complain(term, self._start, row)

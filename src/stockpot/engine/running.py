@@ -280,7 +280,7 @@ class _Worker:
             if stop.is_set():
                 return False
             values = computation.row(start, end)
-            result = self._buffer(1, (end - start) * plan.info.dtype.itemsize)
+            result = self._buffer(len(readers), (end - start) * plan.info.dtype.itemsize)
             facts = narrow(values, Row(result, plan.info.dtype), compiled=self._compiled)
             self._check(key, plan, facts)
             self._sink.write(key, start, result)
@@ -291,7 +291,7 @@ class _Worker:
         return True
 
     def _read(self, i: int, term: Term, reader: Source, start: int, end: int) -> memoryview:
-        data = self._buffer(0, (end - start) * term.dtype.itemsize)
+        data = self._buffer(i, (end - start) * term.dtype.itemsize)
         reader.read_into(term.key, start, end, data)
         return data
 

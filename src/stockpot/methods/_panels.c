@@ -327,7 +327,63 @@ static PyObject *place(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* The largest magnitude's bits, of a type of that many bytes. */
+CLONES static uint64_t largest_of(const void *x, Py_ssize_t n, int item) {
+    const uint64_t *x64 = x;
+    const uint32_t *x32 = x;
+    const uint16_t *x16 = x;
+    const uint8_t *x8 = x;
+    uint64_t most64 = 0;
+    uint32_t most32 = 0;
+    uint16_t most16 = 0;
+    uint8_t most8 = 0;
+    if (item == 8)
+        for (Py_ssize_t j = 0; j < n; j++) {
+            uint64_t bits = x64[j] & 0x7FFFFFFFFFFFFFFFull;
+            most64 = bits > most64 ? bits : most64;
+        }
+    else if (item == 4)
+        for (Py_ssize_t j = 0; j < n; j++) {
+            uint32_t bits = x32[j] & 0x7FFFFFFFu;
+            most32 = bits > most32 ? bits : most32;
+        }
+    else if (item == 2)
+        for (Py_ssize_t j = 0; j < n; j++) {
+            uint16_t bits = x16[j] & 0x7FFF;
+            most16 = bits > most16 ? bits : most16;
+        }
+    else
+        for (Py_ssize_t j = 0; j < n; j++) {
+            uint8_t bits = x8[j] & 0x7F;
+            most8 = bits > most8 ? bits : most8;
+        }
+    return most64 | most32 | most16 | most8;
+}
+
+/* is_finite(data, code): whether neither NaN nor an infinity is there. */
+static PyObject *is_finite(PyObject *module, PyObject *args) {
+    static const uint64_t first[N_TYPES] = {0x7FF0000000000000ull, 0x7F800000u, 0x7C00, 0x7F80,
+                                            0x7F, 0x7C};
+    PyObject *object;
+    Py_buffer view;
+    int code;
+    uint64_t most;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "Oi", &object, &code)) return NULL;
+    if (code < 0 || code >= N_TYPES) {
+        PyErr_SetString(PyExc_ValueError, "unknown type");
+        return NULL;
+    }
+    if (PyObject_GetBuffer(object, &view, PyBUF_SIMPLE) < 0) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    most = largest_of(view.buf, view.len / ITEM[code], ITEM[code]);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&view);
+    return PyBool_FromLong(most < first[code]);
+}
+
 static PyMethodDef methods[] = {
+    {"is_finite", is_finite, METH_VARARGS, "Whether all values are finite; see feeds.py."},
     {"fill", fill, METH_VARARGS, "Make a panel of a feed; see feeds.py."},
     {"gram", gram, METH_VARARGS, "Sum products of rows; see gram.py."},
     {"weigh", weigh, METH_VARARGS, "Sum weighted rows; see contract.py."},

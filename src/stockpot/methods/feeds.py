@@ -15,6 +15,7 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
+from stockpot.methods.doubtful import find_nonfinite
 from stockpot.methods.linear import CODES, Row
 
 panels: ModuleType | None
@@ -24,7 +25,7 @@ try:
 except ImportError:  # built without a compiler
     panels = None
 
-__all__ = ["Bits", "Chances", "Feed", "panels"]
+__all__ = ["Bits", "Chances", "Feed", "is_finite", "panels"]
 
 Doubles = npt.NDArray[np.float64]
 _ELECTIONS = {"": 0, "magnitude": 1, "count": 2}
@@ -166,3 +167,24 @@ class Feed:
             np.array(self.pairs, np.int32).tobytes(), self.n_elements, self.start, kind, mask,
             limit, factor, _ELECTIONS[self.elect],
         )  # fmt: skip
+
+
+def is_finite(row: Row) -> bool:
+    """Say whether every value of a row is finite.
+
+    Args:
+        row: Of any float type.
+
+    Returns:
+        Whether neither NaN nor an infinity is among them.
+
+    Example:
+        >>> from stockpot.checkpoints import DTYPES
+        >>> half = np.array([0.5, np.inf], np.float16)
+        >>> is_finite(Row(memoryview(half).cast("B"), DTYPES["F16"]))
+        False
+    """
+    if panels is None:
+        return not find_nonfinite(row.data, row.dtype).any()
+    found: bool = panels.is_finite(row.data, CODES[row.dtype.name])
+    return found
