@@ -72,9 +72,9 @@ PUBLIC = {
         "read_header size_text"
     ),
     "stockpot.methods": (
-        "BLOCK_ELEMENTS Doubles Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "
+        "BLOCK_ELEMENTS Doubles Feed Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "
         "Parameters Row RowFacts Task Work by_element by_gram by_tensor combine find_nonfinite "
-        "get_method narrow one_blas_thread sum_grams weighted_rows widen"
+        "get_method is_finite narrow one_blas_thread sum_grams weighted_rows widen with_zeros"
     ),
     "stockpot.engine": (
         "Ancestor Book Chunking DEFAULT_MEMORY Digests Estimate Form History InputFound "

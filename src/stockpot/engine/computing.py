@@ -29,11 +29,13 @@ class _Order:
     Attributes:
         inputs: Its rows' nodes in the order in which they stand in its panels.
         place: Where each output of the recipe's order is found.
+        chosen: For each place in the panels, which of the recipe's inputs stands there.
         whole: The method whose panel of results is this one's panel as it is; else None.
     """
 
     inputs: tuple[int, ...]
     place: tuple[int, ...]
+    chosen: tuple[int, ...]
     whole: int | None
 
 
@@ -72,12 +74,58 @@ class Computation:
         self._orders: dict[int, _Order] = {}
         self._works: dict[int, Work] = {}
         self._sums: dict[int, tuple[tuple[float, int], ...]] = {}
+        self._bytes: dict[int, memoryview] = {}
         self._raw: dict[int, Row] = {}
         self._loads: dict[int, Doubles] = {}
         self._panels: dict[int, Doubles] = {}
         self._feeds: dict[int, Feed | None] = {}
         self._bad: npt.NDArray[np.bool_] | None = None
         self._start = self._stop = 0
+
+    def look_first(
+        self, step: int, look: Callable[[int, memoryview], None], stop: Callable[[], bool]
+    ) -> bool:
+        """Read all inputs before their contents are known, for their hashes.
+
+        Methods whose first pass does not depend on the order of inputs have it at once.
+
+        Args:
+            step: Elements of a panel.
+            look: Called with each term and its next bytes.
+            stop: Asked between panels whether to give up.
+
+        Returns:
+            Whether `prepare` may follow; False when it was stopped.
+        """
+        for i in self._graph.applies:
+            node = self._apply(i)
+            if node.method.looks_first and self._graph.reads_only(i):
+                n = len(node.inputs)
+                self._orders[i] = _Order(node.inputs, tuple(range(n)), tuple(range(n)), None)
+                work = node.method.start(
+                    Task(self._key, self._shape, n, node.parameters, compiled=self._compiled)
+                )
+                if work.wants_pass:
+                    self._works[i] = work
+        for j, node in enumerate(self._graph.nodes):
+            if isinstance(node, Sum):
+                self._sums[j] = tuple((float(weight), k) for weight, k in node.parts)
+        for start in range(0, self._n, step):
+            if stop():
+                return False
+            self._begin(start, min(start + step, self._n))
+            for term in range(len(self._dtypes)):
+                look(term, self._unread(term))
+            for i in self._works:
+                self._gather(i)
+        return True
+
+    def _gather(self, i: int) -> None:
+        feed = self._feed(i)
+        if feed is None:
+            self._works[i].gather(self._start, self._inputs(i))
+        else:
+            self._works[i].gather_feed(feed)
 
     def prepare(
         self, step: int, tensor_hashes: Mapping[int, str], stop: Callable[[], bool] = lambda: False
@@ -106,6 +154,9 @@ class Computation:
             )
             for i, order in self._orders.items()
         }
+        for i, work in self._works.items():
+            work.put_in_order(self._orders[i].chosen, tasks[i].identities)
+            work.finish_pass()
         settled: set[int] = set()
         while len(settled) < len(self._graph.applies):
             ready = []
@@ -123,11 +174,7 @@ class Computation:
                     return False
                 self._begin(start, min(start + step, self._n))
                 for i in ready:
-                    feed = self._feed(i)
-                    if feed is None:
-                        self._works[i].gather(start, self._inputs(i))
-                    else:
-                        self._works[i].gather_feed(feed)
+                    self._gather(i)
             for i in ready:
                 self._works[i].finish_pass()
         return True
@@ -200,7 +247,7 @@ class Computation:
         place = [0] * len(chosen)
         for position, k in enumerate(chosen):
             place[k] = position
-        self._orders[i] = _Order(inputs, tuple(place), self._whole_of(inputs))
+        self._orders[i] = _Order(inputs, tuple(place), tuple(chosen), self._whole_of(inputs))
         hasher = blake3(f"{node.method.name}\0{node.method.function.version}\0".encode())
         for name, value in sorted(node.parameters.items()):
             hasher.update(f"{name}={value}\0".encode())
@@ -227,7 +274,8 @@ class Computation:
         return self._orders[node.apply].place[node.output] if many else 0
 
     def _begin(self, start: int, stop: int) -> None:
-        self._raw, self._loads, self._panels, self._feeds = {}, {}, {}, {}
+        self._bytes, self._raw = {}, {}
+        self._loads, self._panels, self._feeds = {}, {}, {}
         self._start, self._stop = start, stop
         self._bad = None
         if self._allow:
@@ -241,10 +289,16 @@ class Computation:
                     for term, row in enumerate(rows)
                 }
 
+    def _unread(self, term: int) -> memoryview:
+        """The bytes of a term as the file has them."""
+        if term not in self._bytes:
+            self._bytes[term] = self._read(term, self._start, self._stop)
+        return self._bytes[term]
+
     def _read_term(self, term: int) -> Row:
         """What a term has here; every term is read once a panel."""
         if term not in self._raw:
-            row = Row(self._read(term, self._start, self._stop), self._dtypes[term])
+            row = Row(self._unread(term), self._dtypes[term])
             if self._compiled and not self._allow and not is_finite(row):
                 self._complain(term, self._start, row)
             self._raw[term] = row

@@ -109,7 +109,7 @@ def method_costs(function: Function) -> MethodCosts:
         >>> method_costs(FUNCTIONS["median"])
         MethodCosts(n_passes=2, memory='a panel')
         >>> method_costs(FUNCTIONS["dgmla"]).n_passes
-        5
+        4
     """
     graph = _probe(function)
     if graph is None:
@@ -120,7 +120,7 @@ def method_costs(function: Function) -> MethodCosts:
         assert isinstance(node, Apply)
         words.setdefault(node.method.memory.removeprefix("a panel").lstrip(";, "))
     words.pop("", None)
-    return MethodCosts(graph.n_passes + graph.needs_identities, "; ".join(["a panel", *words]))
+    return MethodCosts(graph.n_passes, "; ".join(["a panel", *words]))
 
 
 def _probe(function: Function) -> Graph | None:

@@ -120,14 +120,20 @@ class Graph:
 
     @cached_property
     def n_passes(self) -> int:
-        """How often the inputs are read, the pass that makes rows counted; without hashing."""
-        passes = [0] * len(self.nodes)
+        """How often the inputs are read, the pass that makes rows and the one for hashes counted.
+
+        A method that may look before contents are known has its first pass with the hashes.
+        """
+        hashing = int(self.needs_identities)
+        passes = [hashing] * len(self.nodes)
         for i, node in enumerate(self.nodes):
             if isinstance(node, Apply):
-                below = max((passes[j] for j in node.inputs), default=0)
-                passes[i] = below + node.method.n_passes(node.parameters)
+                below = max((passes[j] for j in node.inputs), default=hashing)
+                own = node.method.n_passes(node.parameters)
+                early = hashing and own and node.method.looks_first and self.reads_only(i)
+                passes[i] = below + own - int(bool(early))
             elif isinstance(node, Sum):
-                passes[i] = max((passes[j] for _, j in node.parts), default=0)
+                passes[i] = max((passes[j] for _, j in node.parts), default=hashing)
             elif isinstance(node, Pick):
                 passes[i] = passes[node.apply]
         return passes[self.root] + 1
@@ -151,6 +157,16 @@ class Graph:
                 return one.term, other.term
         return None
 
+    def reads_only(self, i: int) -> bool:
+        """Whether all inputs of a method are read, or differences of two that are.
+
+        Args:
+            i: The method's node.
+        """
+        node = self.nodes[i]
+        assert isinstance(node, Apply)
+        return all(self.pair(j) is not None for j in node.inputs)
+
     def fed(self, i: int) -> bool:
         """Whether a method's inputs are rows that need not be made; see `stockpot.methods.Feed`.
 
@@ -161,7 +177,7 @@ class Graph:
         assert isinstance(node, Apply)
         below = self._below(node)
         if below is None:
-            return all(self.pair(j) is not None for j in node.inputs)
+            return self.reads_only(i)
         inner = self.nodes[below]
         assert isinstance(inner, Apply)
         return inner.method.passes_on and self.fed(below)

@@ -165,23 +165,24 @@ CLONES static void subtract(double *restrict out, const double *restrict other, 
     for (Py_ssize_t j = 0; j < n; j++) out[j] -= other[j];
 }
 
-/* Bits are packed from the highest of a byte on. Adding zero leaves no negative one. */
-CLONES static void keep_by_bits(double *out, Py_ssize_t n, const uint8_t *packed, uint64_t place,
-                                double factor) {
-    Py_ssize_t j = 0;
-    for (; j < n && (place & 7); j++, place++) {
-        int stays = (packed[place >> 3] >> (7 - (place & 7))) & 1;
-        out[j] = (stays ? out[j] * factor : 0.0) + 0.0;
+/* Adding zero leaves no negative one. */
+CLONES static void keep_by_bytes(double *out, Py_ssize_t n, const int8_t *stays, double factor) {
+    for (Py_ssize_t j = 0; j < n; j++)
+        out[j] = as_double(as_bits(out[j] * factor) & (uint64_t)(int64_t)stays[j]) + 0.0;
+}
+
+/* Bits are packed from the highest of a byte on. Each becomes a byte of ones or zeros. */
+static void keep_by_bits(double *out, Py_ssize_t n, const uint8_t *packed, uint64_t place,
+                         double factor) {
+    int8_t stays[MOST_COLUMNS + 16], *first = stays + (place & 7);
+    packed += place >> 3;
+    for (int8_t *eight = stays; eight < first + n; eight += 8, packed++) {
+        /* Copies of the byte, of which each keeps another bit; then all of it where it is set. */
+        uint64_t bits = (*packed * 0x0101010101010101ull) & 0x0102040810204080ull;
+        bits = ((bits + 0x7F7F7F7F7F7F7F7Full) >> 7 & 0x0101010101010101ull) * 0xFF;
+        memcpy(eight, &bits, 8);
     }
-    for (packed += place >> 3; j + 8 <= n; j += 8, packed++) {
-        uint64_t byte = *packed;
-        for (int k = 0; k < 8; k++) {
-            uint64_t stays = 0 - ((byte >> (7 - k)) & 1);
-            out[j + k] = as_double(as_bits(out[j + k] * factor) & stays) + 0.0;
-        }
-    }
-    for (int k = 0; j < n; j++, k++)
-        out[j] = ((*packed >> (7 - k)) & 1 ? out[j] * factor : 0.0) + 0.0;
+    keep_by_bytes(out, n, first, factor);
 }
 
 CLONES static void keep_by_chance(double *out, Py_ssize_t n, const uint64_t *random, uint64_t limit,

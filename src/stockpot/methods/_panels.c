@@ -158,7 +158,8 @@ static PyObject *count(PyObject *module, PyObject *args) {
             for (Py_ssize_t j = 0; j < size; j++) {
                 uint64_t bits = pattern_of(values[j]);
                 Bin *bin = &table[bins[j]];
-                uint64_t seen = bin->seen = bin->less_equal_more[1] ? bin->seen : bits;
+                if (!bin->less_equal_more[1]) bin->seen = bits;
+                uint64_t seen = bin->seen;
                 bin->less_equal_more[(bits >= seen) + (bits > seen)]++;
             }
         }
@@ -180,7 +181,7 @@ CLONES static void sort_out(const uint64_t *random, Py_ssize_t n, double lowest,
                             uint8_t *fate) {
     uint64_t low = (uint64_t)ceil(lowest), high = (uint64_t)ceil(highest);
     for (Py_ssize_t j = 0; j < n; j++)
-        fate[j] = (uint8_t)(random[j] < low ? 1 : random[j] < high ? 2 : 0);
+        fate[j] = (uint8_t)(2 * (random[j] < high) - (random[j] < low));
 }
 
 typedef struct { uint64_t *bits; uint32_t *places; Py_ssize_t n, room; } List;
@@ -259,9 +260,9 @@ static PyObject *decide(PyObject *module, PyObject *args) {
         }
         for (Py_ssize_t j = size; j & 7; j++) fate[j] = 0;
         for (Py_ssize_t j = 0; j < size; j += 8) {
-            unsigned byte = 0;
-            for (int k = 0; k < 8; k++) byte |= (unsigned)fate[j + k] << (7 - k);
-            packed[(at + j) >> 3] = (uint8_t)byte;
+            uint64_t eight; /* the product's highest byte has a bit of each */
+            memcpy(&eight, fate + j, 8);
+            packed[(at + j) >> 3] = (uint8_t)(eight * 0x8040201008040201ull >> 56);
         }
     }
     Py_END_ALLOW_THREADS

@@ -99,6 +99,14 @@ class Work(ABC):
         """
         self.gather(feed.start, feed.panel())
 
+    def put_in_order(self, order: Sequence[int], identities: tuple[bytes, ...]) -> None:  # noqa: B027
+        """Learn in which order the inputs stand, after a first pass that came before it was known.
+
+        Args:
+            order: For each place, the row of the first pass that belongs there.
+            identities: As `Task.identities`, in this order.
+        """
+
     def finish_pass(self) -> None:  # noqa: B027
         """Draw conclusions at the end of a pass; sets `wants_pass`."""
 
@@ -161,6 +169,8 @@ class Method:
         feeds: Whether it walks over feeds, so that no panel is made of them.
         passes_on: Whether its results can be a feed; then they are not made for one that walks
             over feeds.
+        looks_first: Whether its first pass may come before the order of its inputs is known; then
+            it has `Work.put_in_order`.
     """
 
     function: Function
@@ -173,6 +183,7 @@ class Method:
     effort: Callable[[tuple[int, ...]], float] = lambda shape: 0.0
     feeds: bool = False
     passes_on: bool = False
+    looks_first: bool = False
 
     @property
     def name(self) -> str:
@@ -233,6 +244,7 @@ def by_gram(function: Function, weights: Callable[[Gram, Parameters], Sequence[f
         held=lambda n, shape, _: 16 * n * BLOCK_ELEMENTS + 400 * n * n,
         memory="a panel, and an n×n matrix",
         feeds=True,
+        looks_first=True,
     )
 
 
@@ -240,7 +252,11 @@ def by_gram(function: Function, weights: Callable[[Gram, Parameters], Sequence[f
 class _ByGram(Work):
     def __init__(self, task: Task, weights: Callable[[Gram, Parameters], Sequence[float]]) -> None:
         self._parameters, self._solve = task.parameters, weights
-        self._sums: GramAccumulator | None = GramAccumulator(task.n_inputs, compiled=task.compiled)
+        # A pivot would be one of the rows, and which is first is not known before all are read.
+        self._sums: GramAccumulator | None = GramAccumulator(
+            task.n_inputs, -1, compiled=task.compiled
+        )
+        self._order: Sequence[int] = range(task.n_inputs)
         self._weights: Sequence[float] = ()
         self._end = task.n_elements
         self.wants_pass = True
@@ -253,9 +269,13 @@ class _ByGram(Work):
         assert self._sums is not None
         self._sums.add_feed(feed, last=feed.start + feed.n_elements == self._end)
 
+    def put_in_order(self, order: Sequence[int], identities: tuple[bytes, ...]) -> None:
+        self._order = order
+
     def finish_pass(self) -> None:
         assert self._sums is not None
-        self._weights = self._solve(self._sums.finish(), self._parameters)
+        gram = self._sums.finish().pick(list(self._order))
+        self._weights = self._solve(gram, self._parameters)
         self._sums = None
         self.wants_pass = False
 

@@ -43,7 +43,7 @@ class Gram:
     """Inner products of n rows, as differences to a pivot row p: dᵢ = xᵢ − p.
 
     Attributes:
-        pivot: Which row was subtracted, 0 to n − 1.
+        pivot: Which row was subtracted, 0 to n − 1; −1 for none: then p is zero.
         n_elements: Length of the rows.
         inner: ⟨dᵢ, dⱼ⟩, shape ``[n, n]``, float64; zero in the pivot's row and column.
         cross: ⟨dᵢ, p⟩, shape ``[n]``; zero at the pivot.
@@ -129,9 +129,9 @@ class Gram:
             Their inner products.
         """
         squared = self.squared[np.ix_(rows, rows)]
-        if self.pivot in rows:
+        if self.pivot < 0 or self.pivot in rows:
             inner = self.inner[np.ix_(rows, rows)]
-            place = rows.index(self.pivot)
+            place = rows.index(self.pivot) if self.pivot >= 0 else -1
             return Gram(place, self.n_elements, inner, self.cross[rows], self.pivot_square, squared)
         products = self.products()[np.ix_(rows, rows)]
         inner = (squared[0][:, None] + squared[0] - squared) / 2
@@ -176,7 +176,7 @@ class GramAccumulator:
     Args:
         n_rows: Rows of every panel, at least 1.
         pivot: The row to subtract: best a base of the others, or any of them where they are near
-            each other.
+            each other. −1 subtracts nothing: then the order of rows decides about no digit.
         compiled: Use C where it was built; the bits are the same.
 
     Raises:
@@ -191,7 +191,7 @@ class GramAccumulator:
     """
 
     def __init__(self, n_rows: int, pivot: int = 0, *, compiled: bool = True) -> None:
-        if not 0 <= pivot < n_rows:
+        if not -1 <= pivot < n_rows:
             raise ValueError(f"the pivot must be one of {n_rows} rows, but is {pivot}")
         self._n, self._pivot = n_rows, pivot
         self._compiled = compiled and panels is not None
@@ -259,6 +259,10 @@ class GramAccumulator:
         if self._n_kept:
             self._flush()
         inner, pivot = self._inner, self._pivot
+        if pivot < 0:
+            result = Gram(-1, self._n_elements, inner, np.zeros(self._n), 0.0, self._squared)
+            self._restart()
+            return result
         cross = inner[pivot].copy()
         square, cross[pivot] = float(cross[pivot]), 0.0
         inner[pivot] = inner[:, pivot] = 0.0
@@ -290,19 +294,23 @@ class GramAccumulator:
         pivot = self._pivot
         lanes = np.zeros((self._n, -(-columns.shape[1] // _LANES), _LANES))
         deltas = lanes.reshape(self._n, -1)[:, : columns.shape[1]]
-        np.subtract(columns, columns[pivot], out=deltas)
-        deltas[pivot] = columns[pivot]
+        deltas[:] = columns
+        if pivot >= 0:
+            deltas -= columns[pivot]
+            deltas[pivot] = columns[pivot]
         products = np.empty((self._n, self._n))
         for i, row in enumerate(lanes):
             for j in range(i, self._n):
                 products[i, j] = products[j, i] = _sum_of(row * lanes[j])
         squares = products.diagonal().copy()
-        squares[pivot] = 0.0
+        if pivot >= 0:
+            squares[pivot] = 0.0
         sizes = squares[:, None] + squares
         squared = sizes - 2 * products
-        squared[pivot] = squared[:, pivot] = squares
         near = squared <= _NEAR * sizes
-        near[pivot] = near[:, pivot] = False
+        if pivot >= 0:
+            squared[pivot] = squared[:, pivot] = squares
+            near[pivot] = near[:, pivot] = False
         # The products of near rows have lost the digits of their distance.
         for i, j in zip(*np.nonzero(np.triu(near, 1)), strict=True):
             gaps = lanes[i] - lanes[j]

@@ -9,6 +9,7 @@ look at such a bin alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
@@ -111,6 +112,14 @@ class Counts:
         feed = Feed.of(feed.panel()) if feed.elect else feed
         panels.count(feed.packed, self.bins.view(np.uint8))
 
+    def put_in_order(self, order: Sequence[int]) -> None:
+        """Change the order of rows.
+
+        Args:
+            order: For each place, the row that belongs there.
+        """
+        self.bins = self.bins[list(order)]
+
     def finish(self) -> None:
         """Fill in ``before``."""
         for table in self.bins:
@@ -185,6 +194,15 @@ class Thresholds:
             bits = patterns(panel[row])
             inside = bits[(bits >= low) & (bits < high)] - np.uint64(low)
             np.add.at(self._fine[row, place], inside >> np.uint64(_step(low, high)), 1)
+
+    def put_in_order(self, order: Sequence[int]) -> None:
+        """Change the order of rows after the first pass.
+
+        Args:
+            order: For each place, the row that belongs there.
+        """
+        if self._counts is not None:
+            self._counts.put_in_order(order)
 
     def finish_pass(self) -> None:
         """Narrow the intervals."""

@@ -8,6 +8,7 @@ of panels and the number of threads; equal inputs are told apart by a count.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import final
@@ -120,11 +121,9 @@ class Masked(Work):
         p, eps = task.parameters["p"], task.parameters["eps"]
         rescale, seed = task.parameters["rescale"], task.parameters["seed"]
         assert isinstance(p, Fraction) and isinstance(eps, Fraction) and isinstance(seed, Fraction)
-        twins: Counter[bytes] = Counter()
-        self._streams = []
-        for identity in task.identities:
-            self._streams.append(stream_of(int(seed), identity, task.key, twins[identity]))
-            twins[identity] += 1
+        self._seed, self._key = int(seed), task.key
+        self._streams: list[tuple[int, int]] = []
+        self._name_streams(task.identities)
         self._n, self._size = task.n_inputs, task.n_elements
         self._limit = np.uint64(int((1 - p) * 2**_RANDOM))
         self._stay = float(1 - p)
@@ -140,6 +139,19 @@ class Masked(Work):
         self._resume = [0] * self._n
         self._open: list[list[tuple[Bits, Bits, npt.NDArray[np.int64]]]] = []
         self._waiting: list[_Waiting] = []
+
+    def _name_streams(self, identities: tuple[bytes, ...]) -> None:
+        twins: Counter[bytes] = Counter()
+        self._streams = []
+        for identity in identities:
+            self._streams.append(stream_of(self._seed, identity, self._key, twins[identity]))
+            twins[identity] += 1
+
+    def put_in_order(self, order: Sequence[int], identities: tuple[bytes, ...]) -> None:
+        """Name the sequences, and sort the counts; see `Work.put_in_order`."""
+        self._name_streams(identities)
+        if self._counts is not None:
+            self._counts.put_in_order(order)
 
     def gather(self, start: int, panel: Doubles) -> None:
         """Look at a panel; see `Work.gather`."""

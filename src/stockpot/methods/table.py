@@ -25,6 +25,7 @@ def _counting(name: str, start: Callable[[Task], Work]) -> Method:
         FUNCTIONS[name], start, passes=1, scratch=lambda n: n + 8,
         held=lambda n, shape, _: counts_bytes(n) + (n << 18),
         memory="a panel, and about 0.7 MB of counts for each input", feeds=name == "trimmed",
+        looks_first=name == "trimmed",
     )  # fmt: skip
 
 
@@ -53,7 +54,7 @@ _ROWS: Iterable[Method] = (
         FUNCTIONS["masked"], masks.Masked, passes=lambda given: 2 if given["eps"] else 0,
         scratch=lambda n: 14, held=masks.held_by_masks, needs_identities=True,
         memory="a panel; with eps, a bit for each element and about 0.7 MB for each input",
-        feeds=True, passes_on=True,
+        feeds=True, passes_on=True, looks_first=True,
     ),
     by_tensor(FUNCTIONS["isotropic"], spectral.isotropic, 7, _svd_seconds),
     by_tensor(FUNCTIONS["low_rank"], spectral.low_rank, 7, _svd_seconds),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import final
 
@@ -47,6 +48,10 @@ class Trimmed(Work):
     def gather_feed(self, feed: Feed) -> None:
         """Look at a panel that was not made; see `Work.gather_feed`."""
         self._find.add_feed(feed)
+
+    def put_in_order(self, order: Sequence[int], identities: tuple[bytes, ...]) -> None:
+        """Sort what was found; see `Work.put_in_order`."""
+        self._find.put_in_order(order)
 
     def finish_pass(self) -> None:
         """Draw conclusions; see `Work.finish_pass`."""
