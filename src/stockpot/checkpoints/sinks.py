@@ -26,7 +26,7 @@ from stockpot.errors import CheckpointError, OutputError, OutputExistsError, Ver
 
 __all__ = ["FileSink", "MemorySink", "Sink", "file_bytes", "in_file_order"]
 
-_SYNC_BYTES = 256 << 20
+_SYNC_BYTES = 64 << 20
 
 
 def in_file_order(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:

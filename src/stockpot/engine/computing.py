@@ -107,9 +107,9 @@ class Computation:
                 )
                 if work.wants_pass:
                     self._works[i] = work
-        for j, node in enumerate(self._graph.nodes):
-            if isinstance(node, Sum):
-                self._sums[j] = tuple((float(weight), k) for weight, k in node.parts)
+        for j, below in enumerate(self._graph.nodes):
+            if isinstance(below, Sum):
+                self._sums[j] = tuple((float(weight), k) for weight, k in below.parts)
         for start in range(0, self._n, step):
             if stop():
                 return False

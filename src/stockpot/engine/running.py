@@ -147,7 +147,12 @@ def run_plan(
     meter = Meter("merging", plan.read_bytes + plan.written_bytes, progress)
     digests = Digests({}, {})
     stop = threading.Event()
-    queue = iter(plan.tensors.items())
+    computes = any(tensor.graph is not None for tensor in plan.tensors.values())
+    items = list(plan.tensors.items())
+    if computes:
+        # The longest first, so that no thread is left alone with it at the end.
+        items.sort(key=lambda item: -item[1].read_bytes * item[1].n_passes)
+    queue = iter(items)
     guard = threading.Lock()
 
     def work() -> None:
@@ -162,7 +167,6 @@ def run_plan(
                 digests.outputs.update(worker.outputs)
                 digests.inputs.update(worker.inputs)
 
-    computes = any(tensor.graph is not None for tensor in plan.tensors.values())
     with ExitStack() as stack:
         stack.enter_context(one_blas_thread() if computes else nullcontext())
         if chunking.threads == 1:

@@ -247,14 +247,17 @@ static PyObject *decide(PyObject *module, PyObject *args) {
             const Bin *bin = &table[bin_of(bits)];
             double under = bin->before, less = bin->less_equal_more[0];
             double equal = bin->less_equal_more[1], more = bin->less_equal_more[2];
-            double middle = under + less + (equal + 1) / 2;
-            double from = bits == bin->seen ? middle : bits < bin->seen ? under + 1
-                                                                      : under + less + equal + 1;
-            double to = bits == bin->seen ? middle : bits < bin->seen ? under + less
-                                                                    : under + less + equal + more;
             double drawn = (double)random[j];
-            int one = drawn < limit_of(from, stay, slope, centre);
-            int other = drawn < limit_of(to, stay, slope, centre);
+            int one, other; /* by the least and by the greatest rank that it can have */
+            if (bits == bin->seen) {
+                double middle = under + less + (equal + 1) / 2;
+                one = other = drawn < limit_of(middle, stay, slope, centre);
+            } else {
+                double from = bits < bin->seen ? under + 1 : under + less + equal + 1;
+                double to = bits < bin->seen ? under + less : under + less + equal + more;
+                one = drawn < limit_of(from, stay, slope, centre);
+                other = drawn < limit_of(to, stay, slope, centre);
+            }
             fate[j] = (uint8_t)(one & other);
             if (one != other) no_memory = append(&unsure, bits, (uint32_t)(at + j));
         }

@@ -2,7 +2,7 @@
 
 A panel of doubles is four times as large as the halves that it comes from, and whoever walks over
 it waits for memory. A feed tells C how rows come about, so that a walk can make a few columns at a
-time, use them, and forget them. Where C was not built there are no feeds, and panels do.
+time, use them, and forget them. Where C was not built nobody walks over feeds: panels do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
-from stockpot.methods.doubtful import find_nonfinite
+from stockpot.methods.doubtful import find_nonfinite, to_float64
 from stockpot.methods.linear import CODES, Row
 
 panels: ModuleType | None
@@ -28,6 +28,7 @@ except ImportError:  # built without a compiler
 __all__ = ["Bits", "Chances", "Feed", "is_finite", "panels"]
 
 Doubles = npt.NDArray[np.float64]
+_RAW = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 _ELECTIONS = {"": 0, "magnitude": 1, "count": 2}
 
 
@@ -118,8 +119,11 @@ class Feed:
         )
         return replace(self, terms=terms, start=self.start + start, n_elements=stop - start)
 
-    def panel(self) -> Doubles:
+    def panel(self, *, compiled: bool = panels is not None) -> Doubles:
         """Make the panel.
+
+        Args:
+            compiled: Use C; otherwise numpy.
 
         Returns:
             Shape ``[n, m]``.
@@ -128,10 +132,11 @@ class Feed:
             >>> from stockpot.checkpoints import DTYPES
             >>> rows = [np.array(v, np.float16) for v in ([3.0, 1.0], [1.0, 1.5])]
             >>> terms = tuple(Row(memoryview(row).cast("B"), DTYPES["F16"]) for row in rows)
-            >>> feed = Feed(terms, ((0, 1),), 0, 2)
-            >>> feed.panel().tolist() if panels else [[2.0, -0.5]]
+            >>> Feed(terms, ((0, 1),), 0, 2).panel().tolist()
             [[2.0, -0.5]]
         """
+        if not compiled:
+            return self._panel_slowly()
         result = np.empty((len(self.pairs), self.n_elements))
         if result.size:
             assert panels is not None
@@ -139,7 +144,7 @@ class Feed:
         return result
 
     def weigh(self, weights: Sequence[float]) -> Doubles:
-        """Sum weighted rows; see `weighted_rows`.
+        """Sum weighted rows; see `stockpot.methods.weighted_rows`, the twin.
 
         Args:
             weights: One for each row.
@@ -152,6 +157,27 @@ class Feed:
             assert panels is not None
             panels.weigh(self.packed, np.array(weights, np.float64), result)
         return result
+
+    def _panel_slowly(self) -> Doubles:
+        from stockpot.methods.elements import elect
+        from stockpot.methods.masks import random_bits
+
+        terms = [
+            to_float64(np.frombuffer(row.data, _RAW[row.dtype.itemsize]), row.dtype)
+            for row in self.terms
+        ]
+        result = np.array(
+            [terms[one] if other < 0 else terms[one] - terms[other] for one, other in self.pairs]
+        )
+        if self.mask is not None:
+            if isinstance(self.mask, Bits):
+                stays = np.unpackbits(self.mask.packed, axis=1)[:, self.start :] == 1
+                stays = stays[:, : self.n_elements]
+            else:
+                drawn = [random_bits(s, self.start, self.n_elements) for s in self.mask.streams]
+                stays = np.array(drawn) < np.uint64(self.mask.limit)
+            result = np.where(stays, result * self.mask.factor, 0.0) + 0.0  # no negative zeros
+        return elect(result, {"elect": self.elect}, compiled=False) if self.elect else result
 
     @property
     def packed(self) -> tuple[object, ...]:
