@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -139,6 +141,9 @@ def main() -> None:
                 command = [sys.executable, "-m", "stockpot", "merge", "-e", STOCKPOT[method],
                            "-o", output, "--memory", args.memory]  # fmt: skip
                 command += [word for entry in entries for word in ("--pool", entry)]
+                told = subprocess.run([*command, "--dry-run"], capture_output=True, text=True)
+                guess = re.search(r"about (.*) on \d+ threads?", told.stdout + told.stderr)
+                print(f"{method}: the dry run guesses {guess[1] if guess else 'nothing'}")
             else:
                 command = [python, "-c", SD_MECHA, method, output, *paths]
             runs[program] = as_program(command)
