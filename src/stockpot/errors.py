@@ -15,6 +15,7 @@ StockpotError
 ├── OutputExistsError           the output is there already and may not be replaced
 ├── OutputError                 the output cannot be written (no space, no permission)
 ├── MemoryBudgetError           the plan needs more than the memory it was given
+├── StudyError                  a study cannot be opened, or was begun otherwise
 ├── ScorerError                 a scorer was asked wrongly, or does not do what scorers must
 │   ├── MissingWeightsError     files that it needs are not there
 │   └── TallyError              its scores have no tally of the kind that was asked for
@@ -45,6 +46,7 @@ __all__ = [
     "RequestError",
     "ScorerError",
     "StockpotError",
+    "StudyError",
     "TallyError",
     "TruncatedFileError",
     "UnknownNameError",
@@ -162,6 +164,10 @@ class OutputError(StockpotError, OSError):
 
 class MemoryBudgetError(StockpotError, MemoryError):
     """A plan needs more memory than it was given."""
+
+
+class StudyError(StockpotError, ValueError):
+    """A study cannot be opened, or was begun with other settings than it is to go on with."""
 
 
 class ScorerError(StockpotError, ValueError):
