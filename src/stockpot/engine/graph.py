@@ -204,7 +204,9 @@ class Graph:
 
     def _readers(self, i: int) -> int:
         """How many nodes read results of a method."""
-        picks = {j for j, node in enumerate(self.nodes) if isinstance(node, Pick) and node.apply == i}
+        picks = {
+            j for j, node in enumerate(self.nodes) if isinstance(node, Pick) and node.apply == i
+        }
         found = 0
         for node in self.nodes:
             if isinstance(node, Apply):

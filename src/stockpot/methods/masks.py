@@ -332,9 +332,7 @@ class _Waiting:
     def add_feed(self, feed: Feed, row: int) -> None:
         if self.n:
             assert panels is not None
-            panels.place(
-                feed.packed, row, self._begins, self._values, self._upto, self._equal
-            )
+            panels.place(feed.packed, row, self._begins, self._values, self._upto, self._equal)
 
     def ranks(self) -> Doubles:
         # Place p counts values within (v[p-1], v[p]], so sums end at the last rank of v[p].
