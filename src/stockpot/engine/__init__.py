@@ -11,8 +11,10 @@ from stockpot.engine.merging import MergeResult, Settings, merge, merge_in_memor
 from stockpot.engine.plan import Plan, TensorPlan, Term
 from stockpot.engine.planning import make_plan
 from stockpot.engine.replaying import Route, find_route, replay
+from stockpot.engine.resuming import facts_of_source
 from stockpot.engine.running import Digests, Meter, Progress, ProgressCallback, run_plan
 from stockpot.engine.shelf import Book, Shelf
+from stockpot.engine.stopping import Stop
 from stockpot.engine.verifying import InputFound, Verdict, verify
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "Settings",
     "Shelf",
     "Step",
+    "Stop",
     "TensorPlan",
     "Term",
     "Verdict",
@@ -48,6 +51,7 @@ __all__ = [
     "convert",
     "estimate_plan",
     "extract",
+    "facts_of_source",
     "find_route",
     "in_form",
     "make_plan",

@@ -40,6 +40,7 @@ from stockpot.engine.planning import make_plan
 from stockpot.engine.retelling import Discarded, PlannedSource, Retold
 from stockpot.engine.running import ProgressCallback
 from stockpot.engine.shelf import Book, Shelf, open_book
+from stockpot.engine.stopping import heeding
 from stockpot.errors import (
     CheckpointError,
     OutputError,
@@ -170,7 +171,7 @@ def replay(
         raise OutputExistsError(f"{path} is there already; use another name, or --overwrite")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: the output's folder must exist; make it first")
-    shelf = search or Shelf(folder, _own_file(file), progress)
+    shelf = search or Shelf(folder, _own_file(file), heeding(progress, settings.stop))
     route = find_route(history, shelf)
     settings = replace(settings, hashes=True, sha256=False)
     header_bytes = file.header.n_bytes if isinstance(file, SafetensorsFile) else 0
@@ -275,7 +276,9 @@ class _Workshop:
             step = history.earlier.get(record.made or "")
             # Only what the last step is told ends in a file.
             told = history.of(step) if step and key == _LAST else step and History(step, {})
-            found[name] = Retold(source, told.to_metadata() if told else {})
+            # A file that was made for this will have another date when it is made once more.
+            known = str(record.made) if book is None else ""
+            found[name] = Retold(source, told.to_metadata() if told else {}, known)
         return dict(found)
 
     def make(self, key: str) -> None:
@@ -300,7 +303,7 @@ class _Workshop:
                 recipe,
                 path,
                 sources=sources,
-                settings=self.settings,
+                settings=replace(self.settings, journal=False),
                 progress=self._progress,
                 again=Again(step),
             )

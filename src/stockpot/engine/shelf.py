@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
-from stockpot.checkpoints import Source, TensorInfo, content_hash, hash_tensors, open_checkpoint
+from stockpot.checkpoints import (
+    Source,
+    TensorInfo,
+    content_hash,
+    hash_tensors,
+    is_unfinished,
+    open_checkpoint,
+)
 from stockpot.engine.history import InputRecord, Part, read_history
 from stockpot.engine.running import Meter, ProgressCallback
 from stockpot.errors import CheckpointError, Problem
@@ -249,6 +256,9 @@ def _candidates(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
         folders.sort()
         here = Path(place)
+        if is_unfinished(here):
+            folders.clear()
+            continue
         if "model_index.json" in names:
             folders.clear()
             yield here
