@@ -58,6 +58,7 @@ class FileSink(Sink):
             where its facts were the same. None: there is no journal, and nobody can go on.
         restart: Throw away what a stopped run left.
         recheck: Read again all that it left, and keep what is as it was written.
+        header_bytes: Least length of the header.
 
     Raises:
         OutputExistsError: The file exists and `overwrite` is false.
@@ -76,11 +77,12 @@ class FileSink(Sink):
         facts: Mapping[str, str] | None = None,
         restart: bool = False,
         recheck: bool = False,
+        header_bytes: int = 0,
     ) -> None:
         self.path = Path(path)
         self.tensors = in_file_order(tensors)
         self._overwrite = overwrite
-        self._header_bytes = len(encode_header(self.tensors, metadata))
+        self._header_bytes = max(header_bytes, len(encode_header(self.tensors, metadata)))
         self._offsets: dict[str, int] = {}
         position = self._header_bytes
         for key, info in self.tensors.items():

@@ -10,6 +10,7 @@ from stockpot.engine.labels import Labels, read_labels
 from stockpot.engine.merging import MergeResult, Settings, merge, merge_in_memory, open_pool
 from stockpot.engine.plan import Plan, TensorPlan, Term
 from stockpot.engine.planning import make_plan
+from stockpot.engine.remaking import Remade, remake
 from stockpot.engine.replaying import Route, find_route, replay
 from stockpot.engine.resuming import facts_of_source
 from stockpot.engine.running import Digests, Meter, Progress, ProgressCallback, run_plan
@@ -38,6 +39,7 @@ __all__ = [
     "Plan",
     "Progress",
     "ProgressCallback",
+    "Remade",
     "Route",
     "Settings",
     "Shelf",
@@ -63,6 +65,7 @@ __all__ = [
     "prune",
     "read_history",
     "read_labels",
+    "remake",
     "replay",
     "run_plan",
     "shares_of",

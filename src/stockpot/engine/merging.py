@@ -29,6 +29,7 @@ from stockpot.engine.output_place import check_output
 from stockpot.engine.plan import Plan
 from stockpot.engine.planning import make_plan
 from stockpot.engine.provenance import (
+    Ancestry,
     component_hashes,
     describe,
     hash_the_rest,
@@ -46,6 +47,7 @@ from stockpot.engine.resuming import (
 )
 from stockpot.engine.running import Digests, Meter, ProgressCallback, run_plan
 from stockpot.engine.stopping import Stop, heeding
+from stockpot.engine.tensor_tables import TENSORS_KEY, table_of
 from stockpot.errors import (
     CheckpointError,
     PreflightError,
@@ -146,10 +148,12 @@ class Again:
     Attributes:
         step: What is recorded of it.
         header_bytes: Length of the file's header; 0 where that is not known.
+        table: Whether the file has a table of its tensors, which older ones have not.
     """
 
     step: Step
     header_bytes: int = 0
+    table: bool = True
 
 
 @contextmanager
@@ -280,7 +284,8 @@ def merge(
     else:
         # The header of a folder's file says nothing of the others'.
         room = again.header_bytes if list(files) == [""] else 0
-        reserved = _roomy(files, tell(plan, ancestry, again.step), room)
+        nothing = dict.fromkeys(plan.tensors, "0" * 64)
+        reserved = _roomy(files, _again(plan, ancestry, again, nothing), room)
     if arrangement is None:
         n_bytes = file_bytes(plan.infos, reserved)
     else:
@@ -320,7 +325,7 @@ def merge(
         if again is not None:
             check_again(again.step, told, str(path))
             # Equal in all that was computed: which version computed it is told as it was.
-            told = tell(plan, ancestry, again.step)
+            told = _again(plan, ancestry, again, digests.outputs)
         n_bytes_left = sum(info.n_bytes for key, info in plan.infos.items() if key not in kept)
         check = Meter("checking", n_bytes_left, heeding(progress, settings.stop))
         saving = True
@@ -452,6 +457,13 @@ def _versions(step: Step) -> str:
     return f"stockpot {step.version}, methods: {methods or 'not told'}"
 
 
+def _again(
+    plan: Plan, ancestry: Ancestry, again: Again, outputs: Mapping[str, str]
+) -> dict[str, str]:
+    told = tell(plan, ancestry, again.step)
+    return {**told, TENSORS_KEY: table_of(outputs)} if again.table else told
+
+
 def _roomy(
     files: Mapping[str, Mapping[str, TensorInfo]], metadata: dict[str, str], header_bytes: int
 ) -> dict[str, str]:
@@ -461,7 +473,7 @@ def _roomy(
 
 
 def _with(told: Mapping[str, str], metadata: Mapping[str, str]) -> dict[str, str]:
-    own = (RECIPE_KEY, PROVENANCE_KEY)
+    own = (RECIPE_KEY, PROVENANCE_KEY, TENSORS_KEY)
     return {**told, **{key: text for key, text in metadata.items() if key not in own}}
 
 
