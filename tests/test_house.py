@@ -82,8 +82,8 @@ PUBLIC = {
         "ProgressCallback Remade Route SWAPPABLE Settings Shelf Step Stop TensorPlan Term Verdict "
         "arranged compare_shares convert estimate_plan extract facts_of_source find_route "
         "in_form make_plan merge merge_in_memory method_costs open_pool parse_size prune "
-        "read_history read_labels remake replay run_plan shares_of size_text swap take_chunks unprune "
-        "verify"
+        "read_history read_labels remake replay run_plan shares_of size_text swap take_chunks "
+        "unprune verify"
     ),
     "stockpot.compare": (
         "Comparison ComponentFindings Convergence Descent DistanceTable Duplicates Exclusion "
