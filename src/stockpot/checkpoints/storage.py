@@ -111,12 +111,16 @@ class DiskReader:
     Args:
         path: A synced file.
         most_bytes: Longest piece that will be read.
+        direct: Whether to go past the cache at all.
     """
 
-    def __init__(self, path: Path, most_bytes: int) -> None:
+    def __init__(self, path: Path, most_bytes: int, direct: bool = True) -> None:
         self._path = path
         # Mapped memory begins at a page, as direct reads want it.
         self._buffer = memoryview(_pages(most_bytes + 2 * _PAGE_BYTES))
+        if not direct:
+            self._descriptor = open_for_reading(path)
+            return
         try:
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
         except OSError:
