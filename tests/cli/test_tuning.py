@@ -48,7 +48,7 @@ def place(make_model: MakeModel, config: Path, tmp_path_factory: pytest.TempPath
     (folder / "payloads").mkdir()
     for i, prompt in enumerate(("cat", "dog")):
         payload = {"prompt": prompt, "seed": i, "steps": 1, "sampler_name": "Euler", "width": 32,
-                   "height": 32, "batch_size": 2, "cfg_scale": 2}  # fmt: skip
+                   "height": 32, "cfg_scale": 2}  # fmt: skip
         (folder / "payloads" / f"{prompt}.json").write_text(json.dumps(payload))
     return folder
 
@@ -66,7 +66,7 @@ def study(place: Path, options: list[object]) -> Path:
     path = place / "study.db"
     first = run("tune", *options, "--study", path, "--trials", 1)
     assert first.exit_code == 0, first.output
-    result = run("tune", *options, "--study", path, "--trials", 3, "--finalists", 2,
+    result = run("tune", *options, "--study", path, "--trials", 3, "--finalists", 1,
                  "-o", place / "best.yaml", "--merge", place / "best.safetensors")  # fmt: skip
     assert result.exit_code == 0
     assert "than the uniform mix" in result.stdout
@@ -81,7 +81,7 @@ def test_the_winner_is_written_with_what_the_study_knows(place: Path, study: Pat
     evidence = json.loads(recipe.origin.records["study"])
     with open_checkpoint(place / "best.safetensors") as source:
         assert json.loads(source.metadata["stockpot.study"]) == evidence
-    assert evidence["scorer"] == "detail" and evidence["n_held_out_tasks"] == 4
+    assert evidence["scorer"] == "detail" and evidence["n_held_out_tasks"] == 2
     again = run("merge", place / "best.yaml", "-o", place / "again.safetensors")
     assert again.exit_code == 0
     files = [place / f"{name}.safetensors" for name in ("best", "again")]
@@ -148,7 +148,7 @@ def test_a_coarse_search_is_refined_by_two_workers(
     assert fine[0]["holes"] == best["holes"] and fine[0]["values"] == best["values"]
     for trial in [*fine, *(t for t in coarse if not t["name"])]:
         assert trial["holes"]["TIME"] == 0.5
-    assert all(abs(trial["holes"][n] - best["holes"][n]) <= 0.25 for trial in fine for n in best[
+    assert all(abs(trial["holes"][n] - best["holes"][n]) <= 0.2501 for trial in fine for n in best[
         "holes"])  # fmt: skip
 
 
