@@ -263,6 +263,8 @@ class Computation:
         parts = self._sums[i]
         if len(parts) == 2 and self._is_shared(parts[0][1]):
             parts = (parts[1], parts[0])  # two numbers have one sum: copy the one that is not kept
+        if not parts:
+            out[:] = 0  # adapters that lack the key
         scratch: Doubles | None = None
         for number, (weight, j) in enumerate(parts):
             if number and abs(weight) == 1 and self._is_shared(j):

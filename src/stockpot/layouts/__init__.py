@@ -26,6 +26,7 @@ from stockpot.layouts._layout import Fit, Layout
 from stockpot.layouts.architectures import LAYOUTS
 from stockpot.layouts.detection import Detection, detect
 from stockpot.layouts.diffusers_folder import SCHEDULER_FILE, diffusers_files, diffusers_places
+from stockpot.layouts.diffusers_names import Alias, diffusers_names
 from stockpot.layouts.profiles import (
     PROFILES,
     Profile,
@@ -44,6 +45,7 @@ __all__ = [
     "LAYOUTS",
     "PROFILES",
     "SCHEDULER_FILE",
+    "Alias",
     "Cell",
     "ClipText",
     "Component",
@@ -62,6 +64,7 @@ __all__ = [
     "counter_values",
     "detect",
     "diffusers_files",
+    "diffusers_names",
     "diffusers_places",
     "get_layout",
     "get_profile",

@@ -118,6 +118,11 @@ _RULES: Iterable[Function] = (
         named=True,
     ),
     Function(
+        "lora", ("adapter",), "the difference that a LoRA or LyCORIS file adds to a model",
+        formula="α/r · up·down; locon, loha, lokr and full differences alike",
+        source="arXiv 2106.09685, 2309.14859",
+    ),
+    Function(
         "glob",
         ("pattern",),
         "the pool's names that match; `*` is any run of characters",
@@ -274,7 +279,6 @@ _KEPT: Iterable[Function] = (
     ),
     _kept("rebasin", "a", "b", summary="b with its units permuted to match a"),
     _kept("basin_sum", "a", "b", "t", summary="interpolation over a re-based model"),
-    _kept("lora", "a", "adapter", "scale", summary="a LoRA or LyCORIS file baked in"),
     _kept("pick_component", "a", "component", summary="the keys of one component", text=(1,)),
     _kept(
         "foreign",
