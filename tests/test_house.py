@@ -65,8 +65,8 @@ def _silent(body: list[ast.stmt]) -> Iterator[str]:
 
 PUBLIC = {
     "stockpot.adapters": (
-        "AdapterSource Change ENDINGS Elementwise Full Kronecker Low Module Target find_modules "
-        "flat_name has_modules layout_of_adapter targets_of"
+        "AdapterSource Change ENDINGS Elementwise Extracted Extraction Full Kronecker Low Module "
+        "Target extract_lora find_modules flat_name has_modules layout_of_adapter targets_of"
     ),
     "stockpot.checkpoints": (
         "Arrangement DTYPES DType FileHashes FileSink FolderSink GeneratedSource Header "
@@ -126,16 +126,17 @@ PUBLIC = {
         "Alias Cell ClipText Component Detection Fit KeySpec LAYOUTS Layout OpenClipText PROFILES "
         "Part Profile Row SCHEDULER_FILE Shape UNet Vae as_checkpoint counter_values detect "
         "diffusers_files diffusers_names diffusers_places get_layout get_profile known_layouts "
-        "moved norm_rows part_of profiles_for restricted spread supermerger_26_to_20 weight_and_bias"
+        "moved norm_rows part_of profiles_for restricted spread supermerger_26_to_20 "
+        "weight_and_bias"
     ),
     "stockpot.recipes": (
         "Atom Call Called DTYPES Difference Expr FORMS FUNCTIONS Finding Fold Function "
         "Invocation Items MIX_KEYS MissingModelError Name Number Origin PLUGINS POOL Parameter "
         "PoolEntry RESERVED Recipe Row STATUSES Save TableRow Text adapters_in add_difference "
-        "atoms_below blocks call canonical compare_folds draw_graph draw_shares export_recipe find_function "
-        "fold functions_in glob lerp likely_layout linear lint make_recipe mean model "
-        "models_below models_in name_files name_of_file names_in parse_expression parse_recipe "
-        "print_expression read_recipe search weighted_sum"
+        "atoms_below blocks call canonical compare_folds draw_graph draw_shares export_recipe "
+        "find_function fold functions_in glob lerp likely_layout linear lint make_recipe mean "
+        "model models_below models_in name_files name_of_file names_in parse_expression "
+        "parse_recipe print_expression read_recipe search weighted_sum"
     ),
     "stockpot.report": (
         "Band Cell Chart Code Curve Dendrogram Facts Figures Gallery GalleryRow GridPage "

@@ -7,6 +7,7 @@ Example:
 """
 
 from stockpot.adapters.deltas import AdapterSource, Target, layout_of_adapter, targets_of
+from stockpot.adapters.extraction import Extracted, Extraction, extract_lora
 from stockpot.adapters.factors import Change, Elementwise, Full, Kronecker, Low
 from stockpot.adapters.modules import ENDINGS, Module, find_modules, flat_name, has_modules
 
@@ -15,11 +16,14 @@ __all__ = [
     "AdapterSource",
     "Change",
     "Elementwise",
+    "Extracted",
+    "Extraction",
     "Full",
     "Kronecker",
     "Low",
     "Module",
     "Target",
+    "extract_lora",
     "find_modules",
     "flat_name",
     "has_modules",

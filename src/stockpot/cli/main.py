@@ -14,6 +14,7 @@ import typer
 
 import stockpot
 from stockpot.cli import (
+    adapting,
     comparing,
     components,
     converging,
@@ -62,6 +63,7 @@ app.command("verify")(telling.verify_file)
 app.command("replay")(replaying.replay_file)
 recipes.app.command("of")(telling.recipe_of_file)
 app.add_typer(recipes.app, name="recipe")
+app.add_typer(adapting.app, name="lora")
 app.command("draw")(drawing.draw_pictures)
 app.command("grid")(gridding.draw_grid_of)
 app.command("demo")(showing.demo)
