@@ -77,8 +77,9 @@ PUBLIC = {
     ),
     "stockpot.methods": (
         "BLOCK_ELEMENTS Doubles Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "
-        "Parameters Row RowFacts Task Work by_element by_gram by_tensor combine find_nonfinite "
-        "get_method narrow one_blas_thread sum_grams weighted_rows widen"
+        "Parameters Row RowFacts Task Work best_order by_element by_gram by_tensor combine "
+        "find_nonfinite get_method narrow one_blas_thread order_blocks sum_grams "
+        "weighted_rows widen"
     ),
     "stockpot.engine": (
         "Ancestor Book Chunking DEFAULT_MEMORY Digests Estimate Form History InputFound "
@@ -124,10 +125,10 @@ PUBLIC = {
     ),
     "stockpot.layouts": (
         "Alias Cell ClipText Component Detection Fit KeySpec LAYOUTS Layout OpenClipText PROFILES "
-        "Part Profile Row SCHEDULER_FILE Shape UNet Vae as_checkpoint counter_values detect "
-        "diffusers_files diffusers_names diffusers_places get_layout get_profile known_layouts "
-        "moved norm_rows part_of profiles_for restricted spread supermerger_26_to_20 "
-        "weight_and_bias"
+        "Part Profile Row SCHEDULER_FILE Shape Symmetry UNet Units UnitsOf Vae as_checkpoint "
+        "counter_values detect diffusers_files diffusers_names diffusers_places get_layout "
+        "get_profile known_layouts moved norm_rows part_of profiles_for restricted spread "
+        "supermerger_26_to_20 symmetries_of weight_and_bias"
     ),
     "stockpot.recipes": (
         "Atom Call Called DTYPES Difference Expr FORMS FUNCTIONS Finding Fold Function "

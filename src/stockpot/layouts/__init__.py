@@ -36,6 +36,7 @@ from stockpot.layouts.profiles import (
     supermerger_26_to_20,
 )
 from stockpot.layouts.registry import get_layout, known_layouts
+from stockpot.layouts.symmetries import Symmetry, Units, UnitsOf, symmetries_of
 from stockpot.layouts.text import ClipText, OpenClipText
 from stockpot.layouts.unet import UNet
 from stockpot.layouts.vae import Vae
@@ -58,8 +59,11 @@ __all__ = [
     "Profile",
     "Row",
     "Shape",
+    "Symmetry",
     "as_checkpoint",
     "UNet",
+    "Units",
+    "UnitsOf",
     "Vae",
     "counter_values",
     "detect",
@@ -76,5 +80,6 @@ __all__ = [
     "restricted",
     "spread",
     "supermerger_26_to_20",
+    "symmetries_of",
     "weight_and_bias",
 ]

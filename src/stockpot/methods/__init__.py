@@ -21,6 +21,7 @@ from stockpot.methods.gram import (
     widen,
 )
 from stockpot.methods.linear import HAS_COMPILED_KERNEL, Row, RowFacts, combine, narrow
+from stockpot.methods.matching import best_order, order_blocks
 from stockpot.methods.table import METHODS, get_method
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "RowFacts",
     "Task",
     "Work",
+    "best_order",
     "by_element",
     "by_gram",
     "by_tensor",
@@ -44,6 +46,7 @@ __all__ = [
     "get_method",
     "narrow",
     "one_blas_thread",
+    "order_blocks",
     "sum_grams",
     "weighted_rows",
     "widen",
