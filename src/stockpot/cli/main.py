@@ -28,6 +28,7 @@ from stockpot.cli import (
     repairing,
     replaying,
     scoring,
+    selecting,
     showing,
     telling,
 )
@@ -66,6 +67,7 @@ app.add_typer(recipes.app, name="recipe")
 app.add_typer(adapting.app, name="lora")
 app.command("draw")(drawing.draw_pictures)
 app.command("grid")(gridding.draw_grid_of)
+app.command("select")(selecting.select_of_pool)
 app.command("demo")(showing.demo)
 
 
