@@ -72,24 +72,25 @@ PUBLIC = {
     ),
     "stockpot.checkpoints": (
         "Arrangement DTYPES DType FileHashes FileSink FolderSink GeneratedSource Header "
-        "JoinedSource MemorySink MemorySource Place RenamingSink Run SafetensorsFile Sink "
-        "Source TensorInfo TorchFile View Viewed content_hash encode_header file_bytes "
-        "file_hashes free_bytes get_dtype hash_tensors in_file_order open_checkpoint "
-        "read_header size_text"
+        "JoinedSource Journal MemorySink MemorySource Place RenamingSink Run SafetensorsFile "
+        "Sink Source TensorInfo TorchFile View Viewed content_hash differences encode_header "
+        "file_bytes file_hashes free_bytes get_dtype hash_tensors in_file_order is_unfinished "
+        "open_checkpoint read_header read_lines size_text"
     ),
     "stockpot.methods": (
-        "BLOCK_ELEMENTS Doubles Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "
+        "BLOCK_ELEMENTS Doubles Feed Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "
         "Parameters Row RowFacts Task Work best_order by_element by_gram by_tensor combine "
-        "find_nonfinite get_method narrow one_blas_thread order_blocks sum_grams "
-        "weighted_rows widen"
+        "find_nonfinite get_method is_finite narrow one_blas_thread order_blocks sum_grams "
+        "weighted_rows widen with_zeros"
     ),
     "stockpot.engine": (
         "Ancestor Book Chunking DEFAULT_MEMORY Digests Estimate Form History InputFound "
         "InputRecord Labels MergeResult Meter MethodCosts Part Pipeline Plan Progress "
-        "ProgressCallback Route SWAPPABLE Settings Shelf Step TensorPlan Term Verdict arranged "
-        "compare_shares convert estimate_plan extract find_route in_form make_plan merge "
-        "merge_in_memory method_costs open_pool parse_size prune read_history read_labels "
-        "replay run_plan shares_of size_text swap take_chunks unprune verify"
+        "ProgressCallback Remade Route SWAPPABLE Settings Shelf Step Stop TensorPlan Term Verdict "
+        "arranged compare_shares convert estimate_plan extract facts_of_source find_route "
+        "in_form make_plan merge merge_in_memory method_costs open_pool parse_size prune "
+        "read_history read_labels remake replay run_plan shares_of size_text swap take_chunks "
+        "unprune verify"
     ),
     "stockpot.compare": (
         "Comparison ComponentFindings Convergence Descent DistanceTable Duplicates Exclusion "
@@ -103,8 +104,8 @@ PUBLIC = {
     "stockpot.errors": (
         "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError "
         "MissingWeightsError OutputError OutputExistsError PreflightError Problem ProblemsError "
-        "RecipeError RequestError ScorerError StockpotError TallyError TruncatedFileError "
-        "UnknownNameError UnsafeFileError VerificationError"
+        "RecipeError RequestError ScorerError StockpotError StoppedError StudyError TallyError "
+        "TruncatedFileError UnfinishedError UnknownNameError UnsafeFileError VerificationError"
     ),
     "stockpot.draw": (
         "Axis BREAK Box BrokenPictureWarning BrownianPath CellMix Chunk Chunked Conditioner "
@@ -158,9 +159,12 @@ PUBLIC = {
         "scales_to_json scorers_folder"
     ),
     "stockpot.tune": (
-        "AUTOMBW_TALLIES CallableExaminer Drift Exam Examiner GUARDED LiveExaminer Mark TALLIES "
-        "Task Verdict WILDCARD_TYPES bootstrap_mean check_tally compare_marks guard "
-        "open_examiner picture_facts read_exam score_together scores_of tally"
+        "AUTOMBW_TALLIES Baseline Book CallableExaminer Candidate Claims Dial Drift Exam Examiner "
+        "GUARDED Hole KeptMark Limits LiveExaminer Mark NEAR OPTIMISERS Optimiser Proposal SPACES "
+        "Search SearchSettings Space StudyStore TALLIES Task Verdict WILDCARD_TYPES Worker "
+        "bootstrap_mean candidate_key check_tally compare_marks fill_holes find_holes guard "
+        "is_worse make_sampler make_space open_examiner open_store picture_facts "
+        "propose read_exam run_search score_together scores_of tally"
     ),
     "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",
     "stockpot.inspect": (
