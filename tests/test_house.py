@@ -16,7 +16,7 @@ ROOT = Path(stockpot.__file__).parent
 # Ground floor first; docs/design.md says why.
 FLOORS = (
     ("errors",),
-    ("checkpoints", "layouts", "methods", "recipes", "zoo"),
+    ("adapters", "checkpoints", "layouts", "methods", "recipes", "zoo"),
     ("engine", "compare", "scores"),
     ("draw", "inspect"),
     ("tune",),
@@ -66,6 +66,10 @@ def _silent(body: list[ast.stmt]) -> Iterator[str]:
 
 
 PUBLIC = {
+    "stockpot.adapters": (
+        "AdapterSource Change ENDINGS Elementwise Extracted Extraction Full Kronecker Low Module "
+        "Target extract_lora find_modules flat_name has_modules layout_of_adapter targets_of"
+    ),
     "stockpot.checkpoints": (
         "Arrangement DTYPES DType FileHashes FileSink FolderSink GeneratedSource Header "
         "JoinedSource Journal MemorySink MemorySource Place RenamingSink Run SafetensorsFile "
@@ -75,8 +79,9 @@ PUBLIC = {
     ),
     "stockpot.methods": (
         "BLOCK_ELEMENTS Doubles Feed Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "
-        "Parameters Row RowFacts Task Work by_element by_gram by_tensor combine find_nonfinite "
-        "get_method is_finite narrow one_blas_thread sum_grams weighted_rows widen with_zeros"
+        "Parameters Row RowFacts Task Work best_order by_element by_gram by_tensor combine "
+        "find_nonfinite get_method is_finite narrow one_blas_thread order_blocks sum_grams "
+        "weighted_rows widen with_zeros"
     ),
     "stockpot.engine": (
         "Ancestor Book Chunking DEFAULT_MEMORY Digests Estimate Form History InputFound "
@@ -123,19 +128,20 @@ PUBLIC = {
         "write_infotext zoo_features"
     ),
     "stockpot.layouts": (
-        "Cell ClipText Component Detection Fit KeySpec LAYOUTS Layout OpenClipText PROFILES "
-        "Part Profile Row SCHEDULER_FILE Shape UNet Vae as_checkpoint counter_values detect "
-        "diffusers_files diffusers_places get_layout get_profile known_layouts moved norm_rows "
-        "part_of profiles_for restricted spread supermerger_26_to_20 weight_and_bias"
+        "Alias Cell ClipText Component Detection Fit KeySpec LAYOUTS Layout OpenClipText PROFILES "
+        "Part Profile Row SCHEDULER_FILE Shape Symmetry UNet Units UnitsOf Vae as_checkpoint "
+        "counter_values detect diffusers_files diffusers_names diffusers_places get_layout "
+        "get_profile known_layouts moved norm_rows part_of profiles_for restricted spread "
+        "supermerger_26_to_20 symmetries_of weight_and_bias"
     ),
     "stockpot.recipes": (
         "Atom Call Called DTYPES Difference Expr FORMS FUNCTIONS Finding Fold Function "
         "Invocation Items MIX_KEYS MissingModelError Name Number Origin PLUGINS POOL Parameter "
-        "PoolEntry RESERVED Recipe Row STATUSES Save TableRow Text add_difference atoms_below "
-        "blocks call canonical compare_folds draw_graph draw_shares export_recipe find_function "
-        "fold functions_in glob lerp likely_layout linear lint make_recipe mean model "
-        "models_below models_in name_files name_of_file names_in parse_expression parse_recipe "
-        "print_expression read_recipe search weighted_sum"
+        "PoolEntry RESERVED Recipe Row STATUSES Save TableRow Text adapters_in add_difference "
+        "atoms_below blocks call canonical compare_folds draw_graph draw_shares export_recipe "
+        "find_function fold functions_in glob lerp likely_layout linear lint make_recipe mean "
+        "model models_below models_in name_files name_of_file names_in parse_expression "
+        "parse_recipe print_expression read_recipe search weighted_sum"
     ),
     "stockpot.report": (
         "Ballot Band Cell Chart Code Curve Dendrogram Facts Figures Gallery GalleryRow GridPage "

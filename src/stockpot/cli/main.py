@@ -14,6 +14,7 @@ import typer
 
 import stockpot
 from stockpot.cli import (
+    adapting,
     comparing,
     components,
     converging,
@@ -68,6 +69,7 @@ tuning.app.command("report")(tuning_study.write_report)
 tuning.app.command("import")(tuning_study.import_tables)
 recipes.app.command("of")(telling.recipe_of_file)
 app.add_typer(recipes.app, name="recipe")
+app.add_typer(adapting.app, name="lora")
 app.command("draw")(drawing.draw_pictures)
 app.command("grid")(gridding.draw_grid_of)
 app.add_typer(tuning.app, name="tune")

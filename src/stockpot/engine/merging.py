@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from stockpot.adapters import AdapterSource
 from stockpot.checkpoints import (
     MemorySink,
     MemorySource,
@@ -45,6 +46,7 @@ from stockpot.engine.resuming import (
     recheck_inputs,
     told_of_kept,
 )
+from stockpot.engine.retelling import original
 from stockpot.engine.running import Digests, Meter, ProgressCallback, run_plan
 from stockpot.engine.stopping import Stop, heeding
 from stockpot.engine.tensor_tables import TENSORS_KEY, table_of
@@ -484,9 +486,14 @@ def _compiled(settings: Settings) -> bool:
 
 
 def _chunking(plan: Plan, settings: Settings) -> Chunking:
+    factors = sum(
+        source.held_bytes(settings.n_threads)
+        for source in map(original, plan.sources.values())
+        if isinstance(source, AdapterSource)
+    )
     return take_chunks(
         plan,
-        settings.memory,
+        settings.memory - factors,
         settings.n_threads,
         settings.chunk_elements,
         compiled=_compiled(settings),
