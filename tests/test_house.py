@@ -67,9 +67,9 @@ PUBLIC = {
     "stockpot.checkpoints": (
         "Arrangement DTYPES DType FileHashes FileSink FolderSink GeneratedSource Header "
         "JoinedSource MemorySink MemorySource Place RenamingSink Run SafetensorsFile Sink "
-        "Source TensorInfo TorchFile View Viewed content_hash encode_header file_bytes "
+        "Source Stamps TensorInfo TorchFile View Viewed content_hash encode_header file_bytes "
         "file_hashes free_bytes get_dtype hash_tensors in_file_order open_checkpoint "
-        "read_header size_text"
+        "read_header size_text write_whole"
     ),
     "stockpot.methods": (
         "BLOCK_ELEMENTS Doubles Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "

@@ -8,7 +8,8 @@ from stockpot.checkpoints.header import Header, encode_header, read_header
 from stockpot.checkpoints.sinks import FileSink, MemorySink, Sink, file_bytes, in_file_order
 from stockpot.checkpoints.sizes import size_text
 from stockpot.checkpoints.sources import GeneratedSource, MemorySource, Source, TensorInfo
-from stockpot.checkpoints.storage import free_bytes
+from stockpot.checkpoints.stamps import Stamps
+from stockpot.checkpoints.storage import free_bytes, write_whole
 from stockpot.checkpoints.torch_files import TorchFile
 from stockpot.checkpoints.views import Run, View, Viewed
 
@@ -30,6 +31,7 @@ __all__ = [
     "SafetensorsFile",
     "Sink",
     "Source",
+    "Stamps",
     "TensorInfo",
     "TorchFile",
     "View",
@@ -45,4 +47,5 @@ __all__ = [
     "open_checkpoint",
     "read_header",
     "size_text",
+    "write_whole",
 ]

@@ -2,6 +2,9 @@
 
 The one module that knows how operating systems differ. Reads and writes are continued until done:
 one call to the system may move fewer bytes than asked (Linux stops at 2,147,479,552).
+
+All calls to the system go through this module's name `os`. `through` lets another object stand
+there: a disk that fails, or another system's manners, without a check on the way of real calls.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ import os
 import shutil
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from stockpot.errors import OutputError, TruncatedFileError
 
@@ -33,7 +37,9 @@ __all__ = [
     "sync",
     "sync_data",
     "sync_folder",
+    "through",
     "write_at",
+    "write_whole",
 ]
 
 _MOST_BYTES = 1 << 30
@@ -41,6 +47,27 @@ _PAGE_BYTES = 1 << 12
 _HAS_POSITIONAL = hasattr(os, "preadv") and hasattr(os, "pwrite")
 # Without pread (Windows), the offset belongs to the descriptor: seek and read must not be parted.
 _seek_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def through(system: Any) -> Iterator[None]:
+    """Let another object stand for the operating system; for tests and `bench/faults.py`.
+
+    Args:
+        system: Has what this module calls of `os`; what it lacks, the system is taken to lack.
+
+    Yields:
+        Nothing; afterwards the real system is back.
+    """
+    global os, _HAS_POSITIONAL
+    real = os
+    os = system
+    _HAS_POSITIONAL = hasattr(os, "preadv") and hasattr(os, "pwrite")
+    try:
+        yield
+    finally:
+        os = real
+        _HAS_POSITIONAL = hasattr(os, "preadv") and hasattr(os, "pwrite")
 
 
 def open_for_reading(path: Path) -> int:
@@ -253,9 +280,49 @@ def replace(source: Path, target: Path) -> None:
     Args:
         source: The complete, synced file.
         target: Its name from now on, in the same folder.
+
+    Raises:
+        OutputError: It has its name, but the disk did not confirm it.
     """
     os.replace(source, target)
-    sync_folder(target.parent)
+    try:
+        sync_folder(target.parent)
+    except OSError as error:
+        raise OutputError(
+            f"{target}: it is complete and has its name, but the disk did not confirm the name: "
+            f"{error.strerror}; a power failure now could take it away: look at the disk"
+        ) from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a small file that has its name only when complete, such as a page or a picture.
+
+    Such a file can be made again in no time: it is neither synced nor read back.
+
+    Args:
+        path: Where to; what is there is replaced.
+        data: What.
+
+    Raises:
+        OutputError: It cannot be written; what was there before is still there.
+    """
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: an output must be a file, but something else stands there")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        descriptor = open_for_writing(part)
+        try:
+            os.ftruncate(descriptor, 0)
+            write_at(descriptor, 0, memoryview(data))
+        finally:
+            os.close(descriptor)
+        os.replace(part, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        if isinstance(error, OSError):
+            raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+        raise
 
 
 def sync_folder(folder: Path) -> None:

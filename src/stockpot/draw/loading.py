@@ -18,7 +18,7 @@ from stockpot.draw.descriptions import Description, describe, read_description
 from stockpot.draw.libraries import require_libraries
 from stockpot.draw.naming import Place, text_places, unet_places, vae_places, write_tensor
 from stockpot.draw.tokenizers import find_tokenizer
-from stockpot.errors import LayoutError
+from stockpot.errors import LayoutError, Problem, RequestError
 from stockpot.layouts import Component, Layout, detect
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def load_parts(
         LayoutError: The architecture cannot be drawn, a component is missing or incomplete, or
             the folder describes another model.
         CheckpointError: The folder or the tokenizer is missing.
+        RequestError: There is no such device.
         MissingExtraError: diffusers is not installed.
     """
     require_libraries()
@@ -107,6 +108,13 @@ def load_parts(
         raise ValueError(
             f"`prediction` must be 'epsilon' or 'v_prediction', but got {prediction!r}"
         )
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise RequestError(
+            [Problem("device", f"there is no device {device!r}: {reason}", remedy="draw on 'cpu'")]
+        ) from error
     kind: torch.dtype = getattr(torch, dtype)
     layout = _drawable_layout(model)
     about = describe(layout.name) if config is None else read_description(config)

@@ -15,6 +15,7 @@ from stockpot.checkpoints import (
     MemorySource,
     Sink,
     Source,
+    Stamps,
     TensorInfo,
     content_hash,
     encode_header,
@@ -236,6 +237,7 @@ def merge(
     if settings.sha256:
         n_files = sum(file.stat().st_size for source in sources.values() for file in source.files)
         recipe = with_sha256(recipe, sources, Meter("sha256", n_files, progress).add)
+    stamps = Stamps(sources.values())
     plan, arrangement = arranged(make_plan(recipe, sources, dtype), pipeline)
     # A tensor that is cut or transposed on its way out is held whole.
     held = settings.n_threads * (arrangement.buffer_bytes(plan.infos) if arrangement else 0)
@@ -265,6 +267,7 @@ def merge(
         digests = compute(plan, sink, settings, progress, chunking)
         if settings.hashes:
             hash_the_rest(plan, ancestry, digests)
+        stamps.check()
         content = content_hash(plan.infos, digests.outputs) if settings.hashes else None
         told = describe(plan, ancestry, digests)
         if again is not None:
