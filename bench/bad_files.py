@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - rows of a table stay on one line
 """Files that no command may believe: each with what the answer must say."""
 
 from __future__ import annotations

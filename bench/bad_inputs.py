@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - rows of a table stay on one line
 """Every kind of bad input, tried as a user would: one clear message, no traceback, nothing left.
 
     python bench/bad_inputs.py                # all, some of them as processes of their own
@@ -142,8 +143,9 @@ def recipe_cases(folder: Path) -> list[Case]:
             second = ("recipe fold {} --json", "recipe lint {}", "recipe show {}")[number % 3]
             if "path" not in name and "device" not in name and "share" not in name:
                 cases.append(Case("recipe", name, second.format(f"in/{path.name}"), ""))
-    for name in ("a+", "lerp(a)", "a b", "lerp(a,b,x)", "'", "a[0]", "__import__('os')", "mean()",
-                 "a/0", "9" * 5000 + "*a", "lerp(a,b,nan)", "a|", "ties(a,b,keep=7)", "🍲"):  # fmt: skip
+    expressions = ("a+", "lerp(a)", "a b", "lerp(a,b,x)", "'", "a[0]", "__import__('os')", "mean()",
+                   "a/0", "9" * 5000 + "*a", "lerp(a,b,nan)", "a|", "ties(a,b,keep=7)", "🍲")  # fmt: skip
+    for name in expressions:
         shown = name if len(name) < 40 else f"{name[:9]}…"
         arguments = f"merge -e {name.replace(' ', '~')} --pool in/a.safetensors"
         cases.append(Case("expression", shown, f"{arguments} --pool in/b.safetensors {_O}"))
@@ -216,7 +218,7 @@ def place_cases(folder: Path) -> list[Case]:
         Case(out, "there already, a recipe's",
              "recipe graph in/recipe.yaml -o taken/page.svg", "--overwrite"),
         Case(out, "there already, a comparison",
-             "compare in/a.safetensors in/b.safetensors -o taken/seen", "there already or there is a result already"),
+             "compare in/a.safetensors in/b.safetensors -o taken/seen", "there is a result already"),
         Case(out, "a folder", f"{mean} taken/folder --overwrite", "is a folder"),
         Case(out, "a folder, and never replaced", "convert in/z0.safetensors -o taken/folder",
              "is a folder or name is taken"),
@@ -361,6 +363,15 @@ def fault_of(case: Case, answer: Answer, folder: Path) -> str:
     return "it ran" if list(folder.rglob("it-ran")) or Path("it-ran").exists() else ""
 
 
+def _show(case: Case, answer: Answer, fault: str) -> None:
+    told = (answer.err.strip() or answer.out.strip())[-1500:]
+    print(
+        f"{fault or 'good'}: {case.kind}, {case.name}: {ascii(case.arguments)[:200]}: {answer.code}"
+    )
+    for line in told.split("\n"):
+        print("   ", line.encode("ascii", "backslashreplace").decode())
+
+
 def as_process(words: list[str], folder: Path) -> Answer:
     """Ask in a process of its own."""
     run = subprocess.run(
@@ -413,9 +424,7 @@ def main() -> None:
             names.setdefault(case.kind, set()).add(case.name)
             bad[case.kind] += bool(fault)
             if fault or options.messages:
-                told = "\n    ".join((answer.err.strip() or answer.out.strip())[-1500:].split("\n"))
-                print(f"{fault or 'good'}: {case.kind}, {case.name}: "
-                      f"{ascii(case.arguments)[:200]}: {answer.code}\n    {ascii(told)[:1500] if not told.isprintable() and fault else told}\n")  # fmt: skip
+                _show(case, answer, fault)
         (folder / "locked").chmod(0o700)
     print("| kind | kinds of fault | commands tried | answered well | not so |")
     print("|---|---|---|---|---|")
@@ -423,8 +432,10 @@ def main() -> None:
         print(f"| {kind} | {len(names[kind])} | {tried[kind]} | {tried[kind] - bad[kind]} | "
               f"{bad[kind]} |")  # fmt: skip
     n_kinds, n_bad = sum(map(len, names.values())), sum(bad.values())
-    print(f"\n{n_kinds} kinds in {sum(tried.values())} commands, {n_processes} of them processes of "
-          f"their own, in {time.monotonic() - start:.0f} s; not answered well: {n_bad}")  # fmt: skip
+    print(
+        f"\n{n_kinds} kinds in {sum(tried.values())} commands, {n_processes} of them as processes"
+    )
+    print(f"{time.monotonic() - start:.0f} s; not answered well: {n_bad}")
     sys.exit(bool(n_bad))
 
 

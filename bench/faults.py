@@ -254,7 +254,7 @@ class Driver:
         names |= {disk.struck.name} if disk.struck else set()
         # `inspect` and `verify` tell of files among their findings.
         looks = job.name.startswith(("inspect", "verify"))
-        told = answer.out if looks else "\n".join(answer.errors)
+        told = "\n".join([*answer.errors, answer.out if looks else ""])
         return any(name in told for name in names)
 
     def _is_of_what_came(self, job: Job, found: Hashes) -> bool:

@@ -41,7 +41,6 @@ MORE = (
     "recipe graph in/recipe.yaml -o out/graph.svg",
     "recipe same in/recipe.yaml in/recipe.yaml",
     "methods",
-    "inspect in --json",
     "inspect in/z0.safetensors --html out/page.html",
     "merge -e geometric_median(z0,z1,z0) --pool in/z0.safetensors --pool in/z1.safetensors "
     "-o out/o.safetensors",
@@ -53,6 +52,7 @@ WRONG = (
     "merge -e ties(a, -o out/o.safetensors",
     "recipe show in/cut.safetensors",
     "verify in/cut.safetensors",
+    "inspect in --json",
 )
 
 

@@ -66,10 +66,10 @@ def _silent(body: list[ast.stmt]) -> Iterator[str]:
 PUBLIC = {
     "stockpot.checkpoints": (
         "Arrangement DTYPES DType FileHashes FileSink FolderSink GeneratedSource Header "
-        "JoinedSource MemorySink MemorySource Place RenamingSink Run SafetensorsFile Sink "
-        "Source Stamps TensorInfo TorchFile View Viewed content_hash encode_header file_bytes "
-        "file_hashes free_bytes get_dtype hash_tensors in_file_order open_checkpoint "
-        "read_header size_text write_whole"
+        "JoinedSource Journal MemorySink MemorySource Place RenamingSink Run SafetensorsFile "
+        "Sink Source Stamps TensorInfo TorchFile View Viewed content_hash differences "
+        "encode_header file_bytes file_hashes free_bytes get_dtype hash_tensors in_file_order "
+        "is_unfinished open_checkpoint read_header read_lines size_text write_whole"
     ),
     "stockpot.methods": (
         "BLOCK_ELEMENTS Doubles Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "
@@ -79,10 +79,11 @@ PUBLIC = {
     "stockpot.engine": (
         "Ancestor Book Chunking DEFAULT_MEMORY Digests Estimate Form History InputFound "
         "InputRecord Labels MergeResult Meter MethodCosts Part Pipeline Plan Progress "
-        "ProgressCallback Route SWAPPABLE Settings Shelf Step TensorPlan Term Verdict arranged "
-        "compare_shares convert estimate_plan extract find_route in_form make_plan merge "
-        "merge_in_memory method_costs open_pool parse_size prune read_history read_labels "
-        "replay run_plan shares_of size_text swap take_chunks unprune verify"
+        "ProgressCallback Remade Route SWAPPABLE Settings Shelf Step Stop TensorPlan Term Verdict "
+        "arranged compare_shares convert estimate_plan extract facts_of_source find_route "
+        "in_form make_plan merge merge_in_memory method_costs open_pool parse_size prune "
+        "read_history read_labels remake replay run_plan shares_of size_text swap take_chunks "
+        "unprune verify"
     ),
     "stockpot.compare": (
         "Comparison ComponentFindings Convergence Descent DistanceTable Duplicates Exclusion "
@@ -96,8 +97,8 @@ PUBLIC = {
     "stockpot.errors": (
         "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError "
         "MissingWeightsError OutputError OutputExistsError PreflightError Problem ProblemsError "
-        "RecipeError RequestError ScorerError StockpotError TruncatedFileError UnknownNameError "
-        "UnsafeFileError VerificationError"
+        "RecipeError RequestError ScorerError StockpotError StoppedError TruncatedFileError "
+        "UnfinishedError UnknownNameError UnsafeFileError VerificationError"
     ),
     "stockpot.draw": (
         "Axis BREAK Box BrokenPictureWarning CellMix Chunk Chunked Conditioner Conditioning "

@@ -14,6 +14,8 @@ StockpotError
 ├── LayoutError                 keys or shapes that no known architecture explains
 ├── OutputExistsError           the output is there already and may not be replaced
 ├── OutputError                 the output cannot be written (no space, no permission)
+│   └── UnfinishedError         a stopped run left something else under its name
+├── StoppedError                somebody asked a run to stop
 ├── MemoryBudgetError           the plan needs more than the memory it was given
 ├── ScorerError                 a scorer was asked wrongly, or does not do what scorers must
 │   └── MissingWeightsError     files that it needs are not there
@@ -44,7 +46,9 @@ __all__ = [
     "RequestError",
     "ScorerError",
     "StockpotError",
+    "StoppedError",
     "TruncatedFileError",
+    "UnfinishedError",
     "UnknownNameError",
     "UnsafeFileError",
     "VerificationError",
@@ -156,6 +160,14 @@ class OutputExistsError(StockpotError, FileExistsError):
 
 class OutputError(StockpotError, OSError):
     """The output cannot be written."""
+
+
+class UnfinishedError(OutputError):
+    """A run that was stopped left something under the output's name that is not what is asked."""
+
+
+class StoppedError(StockpotError):
+    """Somebody asked a run to stop; the message says what is kept."""
 
 
 class MemoryBudgetError(StockpotError, MemoryError):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import final
 
+from stockpot.checkpoints import storage
 from stockpot.checkpoints.sources import Source
 from stockpot.errors import CheckpointError
 
@@ -19,7 +19,7 @@ class Stamps:
 
     A file that another program writes to while it is read gives neither its old nor its new
     content. A file whose name was given to another one meanwhile is read to its end as it was,
-    which is in order.
+    which is in order, except where it is opened by its name again.
 
     Args:
         sources: Open checkpoints.
@@ -34,18 +34,22 @@ class Stamps:
             file: (source.name, stamp)
             for source in sources
             for file in source.files
-            if (stamp := _stamp(file)) is not None
+            if (stamp := source.opened.get(file) or _stamp(file))
         }
 
-    def check(self) -> None:
+    def check(self, *, by_name: bool = False) -> None:
         """Require that no file was written to.
+
+        Args:
+            by_name: Require also that the names are still those files'.
 
         Raises:
             CheckpointError: One was; what was read of it is worth nothing.
         """
         for file, (name, before) in self._before.items():
             now = _stamp(file)
-            if now is not None and now != before and now[:2] == before[:2]:
+            is_same = now[:2] == before[:2]
+            if now != before and (is_same or by_name):
                 raise CheckpointError(
                     f"{name}: {file.name} was changed while it was read, so what was read is "
                     "neither the old file nor the new one; wait until the other program is done, "
@@ -53,9 +57,8 @@ class Stamps:
                 )
 
 
-def _stamp(file: Path) -> tuple[int, int, int, int] | None:
+def _stamp(file: Path) -> tuple[int, ...]:
     try:
-        status = os.stat(file)
+        return storage.stamp(file)
     except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        return ()

@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, final
 
@@ -34,6 +34,7 @@ __all__ = [
     "read_at",
     "replace",
     "reserve",
+    "stamp",
     "sync",
     "sync_data",
     "sync_folder",
@@ -297,7 +298,8 @@ def replace(source: Path, target: Path) -> None:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a small file that has its name only when complete, such as a page or a picture.
 
-    Such a file can be made again in no time: it is neither synced nor read back.
+    Such a file can be made again in no time: it is not synced, and read back from wherever the
+    system has it.
 
     Args:
         path: Where to; what is there is replaced.
@@ -314,13 +316,20 @@ def write_whole(path: Path, data: bytes) -> None:
         try:
             os.ftruncate(descriptor, 0)
             write_at(descriptor, 0, memoryview(data))
+            found = memoryview(bytearray(len(data)))
+            read_at(descriptor, 0, found, str(path))
+            if found != data:
+                raise OutputError(
+                    f"{path}: what stands there is not what was written; the disk or the memory "
+                    "is failing; nothing was saved"
+                )
         finally:
             os.close(descriptor)
         os.replace(part, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(part)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, OutputError):
             raise OutputError(f"{path} cannot be written: {error.strerror}") from error
         raise
 
@@ -340,18 +349,25 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def lock(descriptor: int, path: Path, name: str) -> None:
+def lock(descriptor: int, path: Path, name: str, owner: Callable[[], str] = lambda: "") -> None:
     """Claim a file for this process; the claim ends with the process, however it ends.
 
     Args:
         descriptor: From `open_for_writing`.
         path: What was opened.
         name: The output's name, for the message.
+        owner: Finds out who holds it, where it is held; empty where nobody knows.
 
     Raises:
         OutputError: Another process holds it.
     """
-    held = f"{name}: another process is writing this output; wait for it, or choose another name"
+
+    def held() -> str:
+        return (
+            f"{name}: {owner() or 'another process'} is writing this output; wait for it, or "
+            "choose another name"
+        )
+
     try:
         if os.name == "nt":
             import msvcrt
@@ -366,10 +382,10 @@ def lock(descriptor: int, path: Path, name: str) -> None:
     except OSError as error:
         # Some network disks know no locks; there, two writers are the user's to avoid.
         if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
-            raise OutputError(held) from error
+            raise OutputError(held()) from error
     # Whoever held the file may have finished and renamed it between our opening and our claim.
     if not is_at(descriptor, path):
-        raise OutputError(held)
+        raise OutputError(held())
 
 
 def is_at(descriptor: int, path: Path) -> bool:
@@ -386,6 +402,22 @@ def is_at(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+def stamp(file: int | Path) -> tuple[int, ...]:
+    """What changes when a file is written to, or its name given to another one.
+
+    Args:
+        file: A descriptor, or a path.
+
+    Returns:
+        Disk and number of the file, its size, and its time of change in nanoseconds.
+
+    Raises:
+        OSError: The file is not there.
+    """
+    status = os.stat(file)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def free_bytes(folder: Path) -> int:

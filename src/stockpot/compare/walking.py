@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -27,9 +30,10 @@ from stockpot.compare.comparison import (
     ModelFacts,
     Place,
 )
+from stockpot.compare.keeping import Kept, open_kept
 from stockpot.compare.units import Survey, Unit, survey_pool
-from stockpot.engine import DEFAULT_MEMORY, Meter, ProgressCallback, size_text
-from stockpot.errors import MemoryBudgetError, UnknownNameError
+from stockpot.engine import DEFAULT_MEMORY, Meter, ProgressCallback, Stop, size_text
+from stockpot.errors import CheckpointError, MemoryBudgetError, StoppedError, UnknownNameError
 from stockpot.methods import BLOCK_ELEMENTS, Gram, GramAccumulator, Row, one_blas_thread, widen
 
 __all__ = ["compare"]
@@ -42,6 +46,7 @@ _MOST_BLOCKS = 128  # read at once from one file: 4 MiB of fp16, as many files t
 _MOST_RAW_BYTES = 128 << 20  # of all files together, in one thread
 _SAMPLED_EVERY = 32  # one block of so many is looked at for rounding and kurtosis
 _AHEAD = 64  # results that may wait for their turn
+_SAVED_EVERY_S = 10.0
 
 
 def compare(
@@ -52,6 +57,10 @@ def compare(
     memory: int = DEFAULT_MEMORY,
     threads: int = 0,
     progress: ProgressCallback | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    restart: bool = False,
+    stop: Stop | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Read every file once, and keep all inner products of the models.
 
@@ -68,12 +77,21 @@ def compare(
         threads: How many tensors are worked on at once; 0 means one a core. Fewer are used where
             the budget is small.
         progress: Is told how far the walk is.
+        journal: A file to keep sums in every few seconds, so that a walk that is stopped, by
+            whatever, is gone on from with the same result. Whoever saves the result removes it.
+            Models that are no files cannot be known again, and then nothing is kept.
+        restart: Throw away what a stopped walk left there.
+        stop: Ends the walk early, with what is done kept.
+        tell: Is told sentences that people want to know at once.
 
     Returns:
         The inner products, with what was compared and what was not.
 
     Raises:
         CheckpointError: A file cannot be read.
+        UnfinishedError: A stopped walk left sums of something else in the journal.
+        OutputError: The journal cannot be written, or another process writes it.
+        StoppedError: `stop` asked for it.
         MemoryBudgetError: The pool needs more memory than allowed.
         UnknownNameError: The base is not in the pool.
         ValueError: The pool is empty, or `by` is no such word.
@@ -87,10 +105,19 @@ def compare(
     survey = survey_pool(sources)
     base_index = None if base is None else list(sources).index(base)
     cut = _take_memory(survey, len(sources), by, memory, threads or os.cpu_count() or 1)
-    run = _Run(list(sources.values()), survey, base_index, by, cut)
-    meter = Meter("comparing", survey.n_bytes, progress)
-    with one_blas_thread():
-        run.walk(meter)
+    run = _Run(list(sources.values()), survey, base_index, by, cut, stop or Stop())
+    with ExitStack() as stack:
+        kept = None if journal is None else open_kept(Path(journal), sources, base, by, restart)
+        if kept is not None:
+            stack.callback(kept.close)
+            run.go_on_from(kept)
+            if run.n_done and tell is not None:
+                tell(
+                    f"{kept.path}: going on from a walk that was stopped: {run.n_done} of "
+                    f"{len(survey.units)} tensors are done"
+                )
+        stack.enter_context(one_blas_thread())
+        run.walk(Meter("comparing", run.n_bytes_left, progress))
     return Comparison(
         models=tuple(
             _facts(name, source, survey, i, run.digests[i])
@@ -152,6 +179,18 @@ class _Sums:
             self.kurtosis = self.kurtosis + found.kurtosis
             self.n_matrices += 1
 
+    @classmethod
+    def of(cls, group: Group) -> _Sums:
+        """What `open` gave, to go on with."""
+        return cls(group.place, group.members, group.gram, group.rounding, group.kurtosis,
+                   group.n_tensors, group.n_matrices)  # fmt: skip
+
+    def open(self) -> Group:
+        """As it stands, sums of kurtosis and all."""
+        assert self.gram is not None
+        return Group(self.place, self.members, self.n_tensors, self.gram, self.rounding,
+                     self.kurtosis, self.n_matrices)  # fmt: skip
+
     def closed(self) -> Group:
         assert self.gram is not None  # a group is made when its first tensor comes
         kurtosis = self.kurtosis / max(1, self.n_matrices)
@@ -174,7 +213,7 @@ class _Run:
     """The walk: a queue of units, and results that are added in their order."""
 
     def __init__(
-        self, sources: list[Source], survey: Survey, base: int | None, by: By, cut: _Cut
+        self, sources: list[Source], survey: Survey, base: int | None, by: By, cut: _Cut, stop: Stop
     ) -> None:
         self._sources, self._survey, self._base, self._by, self._cut = (
             sources, survey, base, by, cut
@@ -183,16 +222,61 @@ class _Run:
         self.digests: list[dict[str, str]] = [{} for _ in sources]
         self.nonfinite: list[tuple[int, Unit]] = []
         self._turn = threading.Condition()
-        self._waiting: dict[int, _Found | None] = {}
+        self._waiting: dict[
+            int, tuple[_Found | None, list[tuple[int, str, str]], list[tuple[int, Unit]]]
+        ] = {}
         self._next = 0
         self._stop = False
+        self._asked = stop
+        self._kept: Kept | None = None
+        self._saved_at = time.monotonic()
+        self._changed: dict[tuple[Place, tuple[int, ...]], None] = {}
+        self._new_digests: list[tuple[int, str, str]] = []
+
+    @property
+    def n_done(self) -> int:
+        """Units whose results were added."""
+        return self._next
+
+    @property
+    def n_bytes_left(self) -> int:
+        """Bytes of the others."""
+        units = self._survey.units[self._next :]
+        return sum(info.n_bytes for unit in units for _, _, info in unit.members)
+
+    def go_on_from(self, kept: Kept) -> None:
+        """Take over what a stopped walk kept, and keep more there."""
+        self._kept = kept
+        state = kept.state
+        if state.n_done > len(self._survey.units):
+            return
+        for group in state.groups.values():
+            self.groups[group.place, group.members] = _Sums.of(group)
+        for index, key, digest in state.digests:
+            self.digests[index][key] = digest
+        self.nonfinite = [(index, self._survey.units[number]) for index, number in state.nonfinite]
+        self._next = state.n_done
 
     def walk(self, meter: Meter) -> None:
         """Work on all units; leaves the sums in `groups`."""
-        queue = iter(enumerate(self._survey.units))
+        try:
+            self._walk(meter)
+        except (StoppedError, CheckpointError, OSError):
+            self._save()
+            raise
+        self._save()
+        if self._asked.asked and self._next < len(self._survey.units):
+            left = "nothing is left behind" if self._kept is None or not self._next else (
+                f"{self._next} of {len(self._survey.units)} tensors are kept in {self._kept.path}: "
+                "give the same command again to go on, or remove that file to give up"
+            )  # fmt: skip
+            raise StoppedError(f"stopped; {left}")
+
+    def _walk(self, meter: Meter) -> None:
+        queue = iter(list(enumerate(self._survey.units))[self._next :])
 
         def work() -> None:
-            worker = _Worker(self._sources, self._base, self._cut.n_blocks, meter)
+            worker = _Worker(self._sources, self._base, self._cut.n_blocks, meter, self._asked)
             try:
                 while (item := self._take(queue)) is not None:
                     number, unit = item
@@ -220,7 +304,7 @@ class _Run:
 
     def _take(self, queue: Iterator[tuple[int, Unit]]) -> tuple[int, Unit] | None:
         with self._turn:
-            item = next(queue, None)
+            item = None if self._asked.asked else next(queue, None)
             if item is None:
                 return None
             # The one whose turn it is never waits here, so the walk always goes on.
@@ -229,26 +313,46 @@ class _Run:
 
     def _put(self, number: int, found: _Found | None, worker: _Worker) -> None:
         with self._turn:
-            for index, key, digest in worker.digests:
-                self.digests[index][key] = digest
-            self.nonfinite += worker.nonfinite
-            self._waiting[number] = found
+            self._waiting[number] = found, worker.digests, worker.nonfinite
             while self._next in self._waiting:
-                ready = self._waiting.pop(self._next)
+                ready, digests, nonfinite = self._waiting.pop(self._next)
                 self._next += 1
+                for index, key, digest in digests:
+                    self.digests[index][key] = digest
+                self._new_digests += digests
+                self.nonfinite += nonfinite
                 if ready is not None:
                     place = ready.unit.place(self._by)
                     group = (place, ready.members)
                     self.groups.setdefault(group, _Sums(*group)).add(ready)
+                    self._changed[group] = None
+            if time.monotonic() - self._saved_at >= _SAVED_EVERY_S:
+                self._save()
             self._turn.notify_all()
+
+    def _save(self) -> None:
+        """Keep all that was added since the last time."""
+        if self._kept is None:
+            return
+        with self._turn:
+            numbers = {id(unit): number for number, unit in enumerate(self._survey.units)}
+            self._kept.save(
+                self._next,
+                [self.groups[group].open() for group in self._changed],
+                self._new_digests,
+                [(index, numbers[id(unit)]) for index, unit in self.nonfinite],
+            )
+            self._changed, self._new_digests = {}, []
+            self._saved_at = time.monotonic()
 
 
 class _Worker:
     """One thread's buffers and its way through a tensor."""
 
     def __init__(
-        self, sources: list[Source], base: int | None, n_blocks: int, meter: Meter
+        self, sources: list[Source], base: int | None, n_blocks: int, meter: Meter, asked: Stop
     ) -> None:
+        self._asked = asked
         self._sources, self._base, self._meter = sources, base, meter
         self._step = n_blocks * BLOCK_ELEMENTS
         self._raw: list[memoryview] = []
@@ -278,6 +382,8 @@ class _Worker:
         hashers = [blake3() for _ in members]
         finite = [True] * len(members)
         for start in range(0, unit.n_elements, self._step):
+            if self._asked.now:
+                raise StoppedError("stopped")
             stop = min(start + self._step, unit.n_elements)
             rows = []
             for i, (index, key, info) in enumerate(members):

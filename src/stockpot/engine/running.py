@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -21,7 +21,9 @@ from blake3 import blake3
 from stockpot.checkpoints import Sink, Source
 from stockpot.engine.budget import Chunking
 from stockpot.engine.computing import Computation
+from stockpot.engine.notes import note_of
 from stockpot.engine.plan import Plan, TensorPlan, Term
+from stockpot.engine.stopping import Halt, Stop
 from stockpot.errors import CheckpointError
 from stockpot.methods import (
     HAS_COMPILED_KERNEL,
@@ -123,6 +125,8 @@ def run_plan(
     allow_nonfinite: bool = False,
     compiled: bool = HAS_COMPILED_KERNEL,
     progress: ProgressCallback | None = None,
+    done: Collection[str] = frozenset(),
+    stop: Stop | None = None,
 ) -> Digests:
     """Compute every tensor of a plan and write it.
 
@@ -134,28 +138,33 @@ def run_plan(
         allow_nonfinite: Let NaN and infinities through instead of refusing them.
         compiled: Use the C kernel; torch gives the same bytes.
         progress: Is told how far the run is.
+        done: Tensors that need not be made.
+        stop: Ends the run early, after the tensors under way or at once.
 
     Returns:
-        The hashes; empty without `hashes`.
+        The hashes of what was made; empty without `hashes`.
 
     Raises:
         CheckpointError: A source cannot be read, or holds NaN or infinities.
         OutputError: The sink cannot take a row.
+        StoppedError: Somebody asked for it. What the sink has been told is done is so.
     """
-    meter = Meter("merging", plan.read_bytes + plan.written_bytes, progress)
+    wanted = {key: tensor for key, tensor in plan.tensors.items() if key not in done}
+    n_bytes = sum(t.read_bytes * t.n_passes + t.info.n_bytes for t in wanted.values())
+    meter = Meter("merging", n_bytes, progress)
     digests = Digests({}, {})
-    stop = threading.Event()
-    queue = iter(plan.tensors.items())
+    halt = Halt(stop)
+    queue = iter(wanted.items())
     guard = threading.Lock()
 
     def work() -> None:
         worker = _Worker(plan, sink, chunking, hashes, allow_nonfinite, compiled, meter)
-        while not stop.is_set():
+        while not halt.asked:
             with guard:
                 item = next(queue, None)
             if item is None:
                 return
-            worker.tensor(*item, stop=stop)
+            worker.tensor(*item, stop=halt)
             with guard:
                 digests.outputs.update(worker.outputs)
                 digests.inputs.update(worker.inputs)
@@ -165,6 +174,7 @@ def run_plan(
         stack.enter_context(one_blas_thread() if computes else nullcontext())
         if chunking.threads == 1:
             work()
+            halt.tell()
             return digests
         pool = stack.enter_context(
             ThreadPoolExecutor(chunking.threads, thread_name_prefix="stockpot")
@@ -173,9 +183,10 @@ def run_plan(
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
-            stop.set()
+            halt.set()
         for future in futures:
             future.result()
+    halt.tell()
     return digests
 
 
@@ -200,13 +211,13 @@ class _Worker:
         self.outputs: dict[str, str] = {}
         self.inputs: dict[tuple[str, str], str] = {}
 
-    def tensor(self, key: str, plan: TensorPlan, stop: threading.Event) -> None:
+    def tensor(self, key: str, plan: TensorPlan, stop: Halt) -> None:
         """Make one tensor.
 
         Args:
             key: Its key in the output.
             plan: How.
-            stop: Set when another thread failed: leave early.
+            stop: Set when another thread failed, or somebody asks: leave early.
         """
         self.outputs, self.inputs = {}, {}
         out_hash = self._hasher()
@@ -236,10 +247,12 @@ class _Worker:
         digest = out_hash.hexdigest() if self._hashes else None
         if digest is not None:
             self.outputs = {key: digest}
+            read = [self.inputs[term.model, term.key] for term in plan.terms]
+            self._sink.remember(key, note_of(digest, read))
         self._sink.tensor_done(key, digest)
 
-    def _compute(self, key: str, plan: TensorPlan, out_hash: blake3, stop: threading.Event) -> bool:
-        """Make a tensor with methods in it; False when another thread failed meanwhile."""
+    def _compute(self, key: str, plan: TensorPlan, out_hash: blake3, stop: Halt) -> bool:
+        """Make a tensor with methods in it; False when it was left."""
         assert plan.graph is not None
         readers = [self._plan.sources[term.model] for term in plan.terms]
         hashes: dict[int, str] = {}

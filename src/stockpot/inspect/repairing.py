@@ -217,7 +217,8 @@ class _Mended(Source):
     gives the values."""
 
     def __init__(self, source: Source, base: Source | None) -> None:
-        self.name, self.metadata, self.files = source.name, source.metadata, source.files
+        self.name, self.metadata = source.name, source.metadata
+        self.files = source.files + (base.files if base is not None else ())
         identity = _identity(source)
         self._source, self._base = source, base
         self._own: dict[str, str] = {}
