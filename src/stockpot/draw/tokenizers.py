@@ -41,6 +41,11 @@ def find_tokenizer(folder: Path | None) -> Any:
     if folder is None and named:
         folder = Path(named)
     if folder is not None:
+        # transformers makes an empty tokenizer of a folder that has none.
+        if not any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json")):
+            raise CheckpointError(
+                f"{folder}: a tokenizer's folder holds vocab.json and merges.txt, but this is none"
+            )
         try:
             return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
         except (OSError, ValueError, TypeError) as error:
