@@ -25,6 +25,7 @@ from stockpot.errors import OutputError, TruncatedFileError
 __all__ = [
     "DiskReader",
     "can_rename_open",
+    "check_name",
     "drop_cache",
     "free_bytes",
     "is_at",
@@ -44,6 +45,13 @@ __all__ = [
 ]
 
 _MOST_BYTES = 1 << 30
+_DEVICES = frozenset(
+    ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"]
+    + [f"{port}{number}" for port in ("COM", "LPT") for number in "0123456789¹²³"]
+)
+_AT_ONCE, _EXCLUSIVE, _LOCK_VIOLATION = 1, 2, 33
+_FORBIDDEN = '<>:"|?*'
+_LONGEST_PATH = 260
 _PAGE_BYTES = 1 << 12
 _HAS_POSITIONAL = hasattr(os, "preadv") and hasattr(os, "pwrite")
 # Without pread (Windows), the offset belongs to the descriptor: seek and read must not be parted.
@@ -71,16 +79,18 @@ def through(system: Any) -> Iterator[None]:
         _HAS_POSITIONAL = hasattr(os, "preadv") and hasattr(os, "pwrite")
 
 
-def open_for_reading(path: Path) -> int:
+def open_for_reading(path: Path, more: int = 0) -> int:
     """Open a file for positional reads.
 
     Args:
         path: The file.
+        more: Flags besides those that every reading needs.
 
     Returns:
         A descriptor for `read_at`; close it with `os.close`.
     """
-    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    return os.open(path, flags | more)
 
 
 def open_for_writing(path: Path) -> int:
@@ -144,8 +154,10 @@ class DiskReader:
         self._path = path
         # Mapped memory begins at a page, as direct reads want it.
         self._buffer = memoryview(_pages(most_bytes + 2 * _PAGE_BYTES))
+        self._direct = _HAS_POSITIONAL
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
+            direct = getattr(os, "O_DIRECT", 0) if self._direct else 0
+            self._descriptor = open_for_reading(path, direct)
         except OSError:
             self._descriptor = open_for_reading(path)
         drop_cache(self._descriptor)
@@ -170,13 +182,15 @@ class DiskReader:
         wanted = self._buffer[offset - begin : end - begin]
         try:
             # The last page of a file may be short; all that is wanted must come at once.
-            if _HAS_POSITIONAL and os.preadv(self._descriptor, [whole], begin) >= end - begin:
+            if self._direct and os.preadv(self._descriptor, [whole], begin) >= end - begin:
                 return wanted
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-        os.close(self._descriptor)
-        self._descriptor = open_for_reading(self._path)
+        if self._direct:
+            self._direct = False
+            os.close(self._descriptor)
+            self._descriptor = open_for_reading(self._path)
         read_at(self._descriptor, offset, wanted, name)
         return wanted
 
@@ -266,6 +280,31 @@ def drop_cache(descriptor: int) -> None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def check_name(path: Path) -> None:
+    """Refuse a name that Windows takes for something else than a file; elsewhere all will do.
+
+    Args:
+        path: Of an output.
+
+    Raises:
+        OutputError: It is a device's, a stream's, ends so that the end is dropped, or is too long.
+    """
+    if os.name != "nt":
+        return
+    name = path.name
+    fault = ""
+    if name.split(".")[0].strip().upper() in _DEVICES:
+        fault = "is a device's on Windows"
+    elif any(character in _FORBIDDEN or character < " " for character in name):
+        fault = f"holds one of {_FORBIDDEN}, which Windows does not allow"
+    elif name.endswith((".", " ")):
+        fault = "ends with a dot or a blank, which Windows drops"
+    elif len(str(path.absolute())) + len(".partial.journal") >= _LONGEST_PATH:
+        fault = f"makes a path of more than {_LONGEST_PATH} characters, which Windows does not open"
+    if fault:
+        raise OutputError(f"{path}: the name {fault}; choose another")
+
+
 def can_rename_open() -> bool:
     """Whether a file can be renamed or removed while it is open; on Windows it cannot.
 
@@ -308,6 +347,7 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OutputError: It cannot be written; what was there before is still there.
     """
+    check_name(path)
     if path.exists() and not path.is_file():
         raise OutputError(f"{path}: an output must be a file, but something else stands there")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -344,7 +384,7 @@ def sync_folder(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -370,11 +410,7 @@ def lock(descriptor: int, path: Path, name: str, owner: Callable[[], str] = lamb
 
     try:
         if os.name == "nt":
-            import msvcrt
-
-            # Byte ranges past the end can be locked, and data stay readable.
-            os.lseek(descriptor, 1 << 62, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+            _lock_on_windows(descriptor)
         else:
             import fcntl
 
@@ -386,6 +422,31 @@ def lock(descriptor: int, path: Path, name: str, owner: Callable[[], str] = lamb
     # Whoever held the file may have finished and renamed it between our opening and our claim.
     if not is_at(descriptor, path):
         raise OutputError(held())
+
+
+def _lock_on_windows(descriptor: int) -> None:
+    """Lock one byte far past the end: whoever holds a byte keeps all others from reading it.
+
+    Not by `msvcrt.locking`, which counts places in 31 bits, so that the byte would be one of the
+    data of a large file.
+    """
+    import ctypes
+    import msvcrt
+
+    class Place(ctypes.Structure):
+        _fields_ = [("a", ctypes.c_void_p), ("b", ctypes.c_void_p), ("low", ctypes.c_uint32),
+                    ("high", ctypes.c_uint32), ("event", ctypes.c_void_p)]  # fmt: skip
+
+    windows: Any = ctypes
+    system = windows.WinDLL("kernel32", use_last_error=True)
+    number, handle = ctypes.c_uint32, ctypes.c_void_p
+    system.LockFileEx.argtypes = [handle, number, number, number, number, ctypes.POINTER(Place)]
+    place = Place(low=0, high=1 << 30)
+    own: int = msvcrt.get_osfhandle(descriptor)  # type: ignore[attr-defined, unused-ignore]
+    if not system.LockFileEx(own, _EXCLUSIVE | _AT_ONCE, 0, 1, 0, ctypes.byref(place)):
+        code = windows.get_last_error()
+        taken = code == _LOCK_VIOLATION
+        raise OSError(errno.EACCES if taken else errno.ENOTSUP, f"Windows error {code}")
 
 
 def is_at(descriptor: int, path: Path) -> bool:
