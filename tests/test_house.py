@@ -19,6 +19,8 @@ FLOORS = (
     ("checkpoints", "layouts", "methods", "recipes", "zoo"),
     ("engine", "compare", "scores"),
     ("draw", "inspect"),
+    ("tune",),
+    ("select",),
     ("report",),
     ("cli", "__main__"),
 )
@@ -97,8 +99,8 @@ PUBLIC = {
     "stockpot.errors": (
         "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError "
         "MissingWeightsError OutputError OutputExistsError PreflightError Problem ProblemsError "
-        "RecipeError RequestError ScorerError StockpotError StoppedError TruncatedFileError "
-        "UnfinishedError UnknownNameError UnsafeFileError VerificationError"
+        "RecipeError RequestError ScorerError StockpotError StoppedError TallyError "
+        "TruncatedFileError UnfinishedError UnknownNameError UnsafeFileError VerificationError"
     ),
     "stockpot.draw": (
         "Axis BREAK Box BrokenPictureWarning BrownianPath CellMix Chunk Chunked Conditioner "
@@ -110,14 +112,15 @@ PUBLIC = {
         "Shelf Span Switched THRESHOLD_MODES Thresholding TokenTable UnheardPromptWarning VRAM "
         "Vram WebUI WebUIError Wildcards apply_emphasis check_device compare_pictures "
         "contact_sheet cut_into_chunks describe describe_picture difference draw_grid "
-        "draw_request draw_singles edges_meet embed_pictures enlarge fill_wildcards filter_low "
-        "find_extras find_named find_tokenizer freeu_hooks from_png get_sampler hold load_parts "
-        "make_scheduler mean_squared_error open_live open_painter parse_attention parse_axis "
-        "parse_infotext parse_payload peak_bytes perceptual_distance philox_normal "
-        "read_description read_embedding read_lora read_parameters read_payload read_wildcards "
-        "replace_words require_libraries rescale_guidance reset_peak save_memory scale_backbone "
-        "schedule_prompt set_steps sift_matches split_and structural_similarity take_loras "
-        "threshold to_payload to_png with_seed write_file write_infotext zoo_features"
+        "draw_request draw_singles edges_meet embed_pictures enlarge few_threads fill_wildcards "
+        "filter_low find_extras find_named find_tokenizer freeu_hooks from_png get_sampler hold "
+        "load_parts make_scheduler mean_squared_error open_live open_painter paint_alike "
+        "parse_attention parse_axis parse_infotext parse_payload peak_bytes perceptual_distance "
+        "philox_normal read_description read_embedding read_lora read_parameters read_payload "
+        "read_wildcards replace_words require_libraries rescale_guidance reset_peak save_memory "
+        "scale_backbone schedule_prompt set_steps sift_matches split_and split_request "
+        "structural_similarity take_loras threshold to_payload to_png with_seed write_file "
+        "write_infotext zoo_features"
     ),
     "stockpot.layouts": (
         "Cell ClipText Component Detection Fit KeySpec LAYOUTS Layout OpenClipText PROFILES "
@@ -135,7 +138,7 @@ PUBLIC = {
         "print_expression read_recipe search weighted_sum"
     ),
     "stockpot.report": (
-        "Band Cell Chart Code Curve Dendrogram Facts Figures Gallery GalleryRow GridPage "
+        "Ballot Band Cell Chart Code Curve Dendrogram Facts Figures Gallery GalleryRow GridPage "
         "GridPicture GridRow Heat HeatRow HeatTable Joint Link MapChart Mark Note Page Section "
         "Table TableRow Tile chart_csv chart_json draw_chart render_grid render_page write_grid "
         "write_page"
@@ -149,12 +152,23 @@ PUBLIC = {
         "picture_statistics piqe plain_prompt plugins read_picture read_scales read_texts "
         "scales_to_json scorers_folder"
     ),
+    "stockpot.tune": (
+        "AUTOMBW_TALLIES CallableExaminer Drift Exam Examiner GUARDED LiveExaminer Mark TALLIES "
+        "Task Verdict WILDCARD_TYPES bootstrap_mean check_tally compare_marks guard "
+        "open_examiner picture_facts read_exam score_together scores_of tally"
+    ),
     "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",
     "stockpot.inspect": (
         "CACHE_VARIABLE CODES Cache Code ComponentFacts Foreign Identity Inspection Node "
         "RepairPlan Traits Wanted Waste cache_folder find_checkpoints identify "
         "inspect_checkpoint inspect_path inspect_paths metadata_tree plan_repair repair "
         "shared_components"
+    ),
+    "stockpot.select": (
+        "Ask Choice Cost Decision Decisions Evidence Marks Member Outcome PLANS Pool Rule "
+        "Selection Setup Step Stopped author_plan decide decisions_json expected_cost find_core "
+        "greedy_drop greedy_soup leave_one_out read_decisions select_models shapley "
+        "survey_members used_table"
     ),
 }
 

@@ -18,7 +18,8 @@ StockpotError
 ├── StoppedError                somebody asked a run to stop
 ├── MemoryBudgetError           the plan needs more than the memory it was given
 ├── ScorerError                 a scorer was asked wrongly, or does not do what scorers must
-│   └── MissingWeightsError     files that it needs are not there
+│   ├── MissingWeightsError     files that it needs are not there
+│   └── TallyError              its scores have no tally of the kind that was asked for
 └── MissingExtraError           an optional dependency is not installed
 
 Each message gives the rule, what came instead, where (file and key), and what to do.
@@ -47,6 +48,7 @@ __all__ = [
     "ScorerError",
     "StockpotError",
     "StoppedError",
+    "TallyError",
     "TruncatedFileError",
     "UnfinishedError",
     "UnknownNameError",
@@ -180,6 +182,10 @@ class ScorerError(StockpotError, ValueError):
 
 class MissingWeightsError(ScorerError):
     """Files that a scorer needs are not there; the message says where to get and to put them."""
+
+
+class TallyError(ScorerError):
+    """Scores have no tally of the kind that was asked for; the message names the task."""
 
 
 class MissingExtraError(StockpotError, ImportError):

@@ -1,80 +1,76 @@
 """Power failures: what was not synced may be there, in part, or not; what goes on must notice.
 
 A file's writes are recorded with the syncs between them. At the failure every byte that was synced
-is there; of the rest, each write is there, is zeros, or never came, by lot.
+is there; of the rest, each write is there, is zeros, or never came, by lot. Each run is a process
+of its own, which the failure ends where it stands; this file is the program that forks them.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 import random
+import subprocess
+import sys
+import tempfile
+import threading
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from blake3 import blake3
 
-from stockpot.checkpoints import DTYPES, FileSink, TensorInfo, storage
+from stockpot.checkpoints import DTYPES, FileSink, TensorInfo, file_sink, storage
 
 INFOS = {f"k{i}": TensorInfo(f"k{i}", DTYPES["U8"], (300 + i,)) for i in range(12)}
 DATA = {key: bytes((i * 37 + j) % 251 for j in range(info.n_elements))
         for i, (key, info) in enumerate(INFOS.items())}  # fmt: skip
 META = {"format": "pt"}
-
-
-class PowerFailure(BaseException):
-    """The machine stops here."""
+N_RUNS = 60
+FAILED = 9
 
 
 class Disk:
     """Records writes by file, and stops the machine after so many calls."""
 
-    def __init__(self, calls: int) -> None:
-        self.left = calls
+    def __init__(self, calls: int, report: Path) -> None:
+        self.left, self.report = calls, report
         self.unsynced: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
-        self.ended = False
+        self.guard = threading.Lock()
+
+    def install(self) -> None:
+        write, sync, sync_data = storage.write_at, storage.sync, storage.sync_data
+
+        def write_at(descriptor: int, offset: int, data: memoryview) -> None:
+            with self.guard:
+                self.step()
+                old = os.pread(descriptor, data.nbytes, offset)
+                self.unsynced[os.fstat(descriptor).st_ino].append((offset, old))
+                write(descriptor, offset, data)
+
+        def synced(real: Callable[[int], None]) -> Callable[[int], None]:
+            def do(descriptor: int) -> None:
+                with self.guard:
+                    self.step()
+                    real(descriptor)
+                    self.unsynced.pop(os.fstat(descriptor).st_ino, None)
+
+            return do
+
+        storage.write_at = write_at
+        storage.sync, storage.sync_data = synced(sync), synced(sync_data)
 
     def step(self) -> None:
         self.left -= 1
-        if self.left <= 0 or self.ended:
-            self.ended = True
-            raise PowerFailure
-
-    def key(self, descriptor: int) -> int:
-        return os.fstat(descriptor).st_ino
+        if self.left <= 0:
+            self.report.write_bytes(pickle.dumps(dict(self.unsynced)))
+            os._exit(FAILED)
 
 
-@contextmanager
-def failing(disk: Disk) -> Iterator[None]:
-    write, sync, sync_data = storage.write_at, storage.sync, storage.sync_data
-
-    def write_at(descriptor: int, offset: int, data: memoryview) -> None:
-        disk.step()
-        old = os.pread(descriptor, data.nbytes, offset)
-        disk.unsynced[disk.key(descriptor)].append((offset, old))
-        write(descriptor, offset, data)
-
-    def synced(real: object) -> object:
-        def do(descriptor: int) -> None:
-            disk.step()
-            real(descriptor)  # type: ignore[operator]
-            disk.unsynced.pop(disk.key(descriptor), None)
-
-        return do
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage, "write_at", write_at)
-        patch.setattr(storage, "sync", synced(sync))
-        patch.setattr(storage, "sync_data", synced(sync_data))
-        yield
-
-
-def lose(folder: Path, disk: Disk, rng: random.Random) -> None:
+def lose(folder: Path, unsynced: dict[int, list[tuple[int, bytes]]], rng: random.Random) -> None:
     """Undo, in part, what no sync had confirmed; the latest first."""
     for path in folder.iterdir():
-        for offset, old in reversed(disk.unsynced.get(path.stat().st_ino, [])):
+        for offset, old in reversed(unsynced.get(path.stat().st_ino, [])):
             fate = rng.choice(["there", "old", "zeros", "half"])
             if fate == "there":
                 continue
@@ -106,24 +102,50 @@ def write_all(path: Path, rng: random.Random) -> int:
     return len(sink.done)
 
 
-def test_power_failures_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stockpot.checkpoints.file_sink._SYNC_BYTES", 700)
-    write_all(tmp_path / "whole", random.Random(0))
-    whole = (tmp_path / "whole").read_bytes()
+def fail(path: Path, calls: int, rng: random.Random, report: Path) -> int:
+    """Run in a process that may end early; returns how it ended."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = 1
+    try:
+        Disk(calls, report).install()
+        write_all(path, rng)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def main() -> None:
+    """Fail, go on, compare; prints how many tensors were taken over."""
+    file_sink._SYNC_BYTES = 700
     taken = 0
-    for seed in range(60):
-        rng = random.Random(seed)
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        for _ in range(rng.randint(1, 3)):
-            disk = Disk(rng.randint(3, 110))
-            with failing(disk), pytest.raises(BaseException):  # noqa: B017, PT011
-                write_all(folder / "out", rng)
-                raise PowerFailure
-            if (folder / "out").exists():
-                break
-            lose(folder, disk, rng)
-        if not (folder / "out").exists():
-            taken += write_all(folder / "out", rng)
-        assert (folder / "out").read_bytes() == whole, seed
-    assert taken > 60  # it is no proof if every run began anew
+    with tempfile.TemporaryDirectory() as name:
+        write_all(Path(name) / "whole", random.Random(0))
+        whole = (Path(name) / "whole").read_bytes()
+        for seed in range(N_RUNS):
+            rng = random.Random(seed)
+            output = Path(name) / str(seed) / "out"
+            output.parent.mkdir()
+            for _ in range(rng.randint(1, 3)):
+                report = Path(name) / "unsynced"
+                code = fail(output, rng.randint(3, 110), random.Random(rng.random()), report)
+                assert code in (0, FAILED), f"run {seed}: exit code {code}"
+                if output.exists():
+                    break
+                if code == FAILED:
+                    lose(output.parent, pickle.loads(report.read_bytes()), rng)
+            if not output.exists():
+                taken += write_all(output, rng)
+            assert output.read_bytes() == whole, f"run {seed}: other bytes"
+    print(taken)
+
+
+def test_power_failures_at_random_moments() -> None:
+    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > N_RUNS  # it is no proof if every run began anew
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from stockpot.checkpoints import FileSink, MemorySource, open_checkpoint
-from stockpot.engine import Settings, Stop, merge, verify
+from stockpot.checkpoints import FileSink, MemorySource, is_unfinished, open_checkpoint
+from stockpot.engine import Settings, Stop, convert, merge, verify
 from stockpot.errors import (
     CheckpointError,
     OutputError,
@@ -20,6 +22,7 @@ from stockpot.errors import (
     UnfinishedError,
     VerificationError,
 )
+from stockpot.inspect import find_checkpoints
 from stockpot.recipes import Recipe, make_recipe
 
 KINDS = {
@@ -257,3 +260,51 @@ def test_models_in_memory_cannot_be_known_again(pool: Path) -> None:
         merge(make_recipe("a", {"a": "a"}), pool / "out.safetensors",
               sources={"a": MemorySource(pairs)}, settings=settings)  # fmt: skip
     assert names(pool) == [] and not calls
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def killed_at(path: Path, output: Path, at: str, number: int) -> None:
+    """Write a folder, and end when a method of its files' sinks is called the n-th time."""
+    real, calls = getattr(FileSink, at), 0
+
+    def die(sink: FileSink, *args: object, **options: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(sink, *args, **options)
+
+    setattr(FileSink, at, die)
+    merge(convert(path), output, form="diffusers", settings=Settings(threads=1))
+
+
+@pytest.mark.parametrize(
+    ("at", "number"), [("tensor_done", 400), ("complete", 2), ("give_name", 3), ("forget", 1)]
+)
+def test_a_folder_goes_on_too(
+    tmp_path: Path, save: Callable[..., Path], model: Callable[..., object], at: str, number: int
+) -> None:
+    path = save("whole", model("unet", "te", "vae"))
+    merge(convert(path), tmp_path / "plain", form="diffusers")
+    process = multiprocessing.get_context("spawn").Process(
+        target=killed_at, args=(path, tmp_path / "folder", at, number)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "folder").exists()
+    assert is_unfinished(tmp_path / "folder.partial")
+    assert find_checkpoints([tmp_path], recursive=True) == [tmp_path / "plain", path]
+    told: list[str] = []
+    merge(convert(path), tmp_path / "folder", form="diffusers",
+          settings=Settings(tell=told.append))  # fmt: skip
+    assert len(told) == 1 and "tensors are done" in told[0]
+    assert tree(tmp_path / "folder") == tree(tmp_path / "plain")
+    assert not (tmp_path / "folder.partial").exists()

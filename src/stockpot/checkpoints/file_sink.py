@@ -19,7 +19,7 @@ from typing import final
 
 from stockpot.checkpoints import storage
 from stockpot.checkpoints.header import encode_header
-from stockpot.checkpoints.journal import Entry, Journal, Left, differences, owner_of, read_journal
+from stockpot.checkpoints.journal import Journal, Left, differences, owner_of, read_journal
 from stockpot.checkpoints.readback import Piece, ReadBack, intact
 from stockpot.checkpoints.sinks import Sink, in_file_order
 from stockpot.checkpoints.sources import TensorInfo
@@ -91,7 +91,7 @@ class FileSink(Sink):
         self.n_bytes = position
         self._notes: dict[str, str] = {}
         self._done: dict[str, Piece] = {}  # written, and not yet offered to the check
-        self._unsynced: list[str] = []  # written, and nobody will check them
+        self._fresh: list[str] = []  # written, and not known to be on the disk
         self._n_written = self._n_synced = 0
         self._last_sync = time.monotonic()
         self._guard = threading.Lock()
@@ -163,8 +163,7 @@ class FileSink(Sink):
             if digest is not None:
                 place, n_bytes = self._offsets[key], self.tensors[key].n_bytes
                 self._done[key] = Piece(key, place, n_bytes, digest)
-            if digest is None or self._check is None:
-                self._unsynced.append(key)
+            self._fresh.append(key)
             self._note({"key": key, "blake3": digest, "note": self._notes.pop(key, "")})
             self._n_done += 1
 
@@ -199,10 +198,12 @@ class FileSink(Sink):
             if self._sync_error is not None:
                 raise self._sync_error
             storage.sync(self._descriptor)
-            self._note_synced(self._unsynced)
+            self._note_synced(self._fresh)
         if self._check is not None:
             with self._explained():
                 damaged = self._check.finish(header, self._done.values(), progress)
+                if damaged is not None:
+                    self._note({"key": damaged, "blake3": None})  # whoever goes on makes it again
             if damaged is not None:
                 raise VerificationError(
                     f"{self.path}: {damaged}: the bytes on the disk are not those that were "
@@ -261,7 +262,7 @@ class FileSink(Sink):
         with contextlib.suppress(OSError):
             if self._sync_error is None:
                 storage.sync_data(self._descriptor)
-                self._note_synced(self._unsynced)
+                self._note_synced(self._fresh)
         self._close()
         self._journal.close()
         return self._n_done
@@ -284,36 +285,34 @@ class FileSink(Sink):
         return left
 
     def _kept(self, left: Left, recheck: bool) -> dict[str, str]:
-        """Which tensors need not be written again: those that the disk is known to hold."""
-        kept: dict[str, str] = {}
-        doubtful: dict[str, Entry] = {}
-        for key, entry in left.entries.items():
-            if key not in self.tensors:
-                continue
-            known = entry.checked or (entry.synced and (entry.digest is None or not self._check))
-            if known and not recheck:
-                kept[key] = entry.note
-            else:
-                doubtful[key] = entry
-        storage.sync_data(self._descriptor)
-        good = intact(
-            self._partial,
-            [
-                Piece(key, self._offsets[key], self.tensors[key].n_bytes, entry.digest)
-                for key, entry in doubtful.items()
-                if entry.digest is not None
-            ],
-        )
-        for key, entry in doubtful.items():
-            if key in good:
-                kept[key] = entry.note
-                self._note({"key": key, "checked": True})
-            else:
-                # It will be written over: nothing may vouch for it meanwhile.
-                self._note({"key": key, "blake3": None})
+        """Which tensors need not be written again.
+
+        What was synced is taken for written, and goes to the check with the rest if it was not
+        there yet. What was not synced is compared with its hash now.
+        """
+        entries = {key: entry for key, entry in left.entries.items() if key in self.tensors}
+        pieces = {
+            key: Piece(key, self._offsets[key], self.tensors[key].n_bytes, entry.digest)
+            for key, entry in entries.items()
+            if entry.digest is not None
+        }
+        kept = set() if recheck else {key for key, entry in entries.items() if entry.synced}
+        if recheck:
+            storage.sync_data(self._descriptor)
+        doubtful = [piece for key, piece in pieces.items() if key not in kept]
+        good = intact(self._partial, doubtful, from_disk=recheck)
+        for key in entries.keys() - kept - good:
+            # It will be written over: nothing may vouch for it meanwhile.
+            self._note({"key": key, "blake3": None})
         if self._journal is not None:
             self._journal.sync()
-        return kept
+        for key in kept | good:
+            if not entries[key].synced:
+                self._fresh.append(key)
+                self._n_written += self.tensors[key].n_bytes
+            if key in pieces and not (entries[key].checked or (recheck and key in good)):
+                self._done[key] = pieces[key]
+        return {key: entries[key].note for key in entries if key in kept or key in good}
 
     def _note(self, entry: Mapping[str, object]) -> None:
         if self._journal is not None:
@@ -321,9 +320,8 @@ class FileSink(Sink):
 
     def _note_synced(self, keys: list[str]) -> None:
         with self._guard:
-            for key in keys:
-                self._note({"key": key, "synced": True})
             if self._journal is not None:
+                self._journal.add({"synced": keys})
                 self._journal.sync()
 
     def _passed(self, key: str) -> None:
@@ -332,13 +330,13 @@ class FileSink(Sink):
 
     def _sync_in_background(self) -> None:
         with self._guard:
-            synced, self._done = self._done, {}
-            unchecked, self._unsynced = self._unsynced, []
+            pieces, self._done = self._done, {}
+            fresh, self._fresh = self._fresh, []
         try:
             storage.sync_data(self._descriptor)
-            self._note_synced(unchecked)
+            self._note_synced(fresh)
             if self._check is not None:
-                self._check.offer(synced.values())
+                self._check.offer(pieces.values())
         except OSError as error:
             # The system tells a descriptor of a failed write once only: keep it for the end.
             self._sync_error = error

@@ -87,8 +87,11 @@ def read_journal(path: Path) -> Left | None:
                 owner = str(said["owner"])
             if "key" in said:
                 _take(entries, said)
+            for key in said.get("synced", ()):
+                if key in entries:
+                    entries[key] = replace(entries[key], synced=True)
             n_bytes = end
-    except (OSError, AttributeError, KeyError):
+    except (OSError, AttributeError, KeyError, TypeError):
         return None
     return None if facts is None else Left(facts, entries, owner, n_bytes)
 
@@ -136,9 +139,8 @@ def _take(entries: dict[str, Entry], said: Mapping[str, Any]) -> None:
         digest = said["blake3"]
         note = str(said.get("note", ""))
         entries[key] = Entry(None if digest is None else str(digest), note)
-    elif key in entries:
-        checked = entries[key].checked or bool(said.get("checked"))
-        entries[key] = replace(entries[key], synced=True, checked=checked)
+    elif key in entries and said.get("checked"):
+        entries[key] = replace(entries[key], synced=True, checked=True)
 
 
 def owner_of(path: Path) -> str:

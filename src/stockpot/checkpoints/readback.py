@@ -43,12 +43,13 @@ class Piece:
     digest: str
 
 
-def intact(path: Path, pieces: Iterable[Piece]) -> set[str]:
-    """Find out which pieces of a synced file the disk holds as they were written.
+def intact(path: Path, pieces: Iterable[Piece], *, from_disk: bool = False) -> set[str]:
+    """Find out which pieces of a file are as they were written.
 
     Args:
-        path: The file.
+        path: The file; synced, where it is to be read from the disk.
         pieces: Each once.
+        from_disk: Read past the system's cache.
 
     Returns:
         The keys of those; what cannot be read is not among them.
@@ -57,7 +58,7 @@ def intact(path: Path, pieces: Iterable[Piece]) -> set[str]:
     good: set[str] = set()
 
     def work() -> None:
-        reader = storage.DiskReader(path, _CHUNK_BYTES)
+        reader = storage.DiskReader(path, _CHUNK_BYTES, direct=from_disk)
         try:
             while True:
                 try:

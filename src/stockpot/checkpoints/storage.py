@@ -148,19 +148,21 @@ class DiskReader:
     Args:
         path: A synced file.
         most_bytes: Longest piece that will be read.
+        direct: Whether to go past the cache at all.
     """
 
-    def __init__(self, path: Path, most_bytes: int) -> None:
+    def __init__(self, path: Path, most_bytes: int, direct: bool = True) -> None:
         self._path = path
         # Mapped memory begins at a page, as direct reads want it.
         self._buffer = memoryview(_pages(most_bytes + 2 * _PAGE_BYTES))
-        self._direct = _HAS_POSITIONAL
+        self._direct = direct and _HAS_POSITIONAL
         try:
-            direct = getattr(os, "O_DIRECT", 0) if self._direct else 0
-            self._descriptor = open_for_reading(path, direct)
+            more = getattr(os, "O_DIRECT", 0) if self._direct else 0
+            self._descriptor = open_for_reading(path, more)
         except OSError:
             self._descriptor = open_for_reading(path)
-        drop_cache(self._descriptor)
+        if direct:
+            drop_cache(self._descriptor)
 
     def read(self, offset: int, n_bytes: int, name: str) -> memoryview:
         """Read a piece.

@@ -26,7 +26,6 @@ __all__ = [
 ]  # fmt: skip
 
 _HOLD_BYTES = 4 << 30
-_SMALL_LATENT = 16
 
 
 @dataclass(frozen=True)
@@ -249,7 +248,14 @@ def opened(
         name: What messages call it.
     """
     from stockpot.checkpoints import Source, open_checkpoint
-    from stockpot.draw import find_extras, hold, open_live, read_embedding, save_memory
+    from stockpot.draw import (
+        few_threads,
+        find_extras,
+        hold,
+        open_live,
+        read_embedding,
+        save_memory,
+    )
 
     words = "\n".join(prompts).lower()
     embeddings = {
@@ -281,22 +287,8 @@ def opened(
             loras=find_extras(how.loras),
         )
         save_memory(live.painter.parts, how.vram)  # type: ignore[arg-type]
-        with _few_threads(live):
+        with few_threads(live.painter.parts):
             yield live
-
-
-@contextmanager
-def _few_threads(live: LiveMix) -> Iterator[None]:
-    """One thread for pictures so small that more of them only wait for each other."""
-    import torch
-
-    before = torch.get_num_threads()
-    if int(live.painter.parts.unet.config.sample_size) <= _SMALL_LATENT:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

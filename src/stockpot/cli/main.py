@@ -27,6 +27,7 @@ from stockpot.cli import (
     repairing,
     replaying,
     scoring,
+    selecting,
     showing,
     telling,
 )
@@ -64,6 +65,7 @@ recipes.app.command("of")(telling.recipe_of_file)
 app.add_typer(recipes.app, name="recipe")
 app.command("draw")(drawing.draw_pictures)
 app.command("grid")(gridding.draw_grid_of)
+app.command("select")(selecting.select_of_pool)
 app.command("demo")(showing.demo)
 
 

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from stockpot.draw.loading import Parts
 
 __all__ = [
-    "VRAM", "Vram", "check_device", "peak_bytes", "reset_peak", "save_memory", "vae_at_hand",
+    "VRAM", "Vram", "check_device", "few_threads", "peak_bytes", "reset_peak", "save_memory",
+    "vae_at_hand",
 ]  # fmt: skip
+
+_SMALL_LATENT = 16
 
 Vram = Literal["high", "medium", "low"]
 VRAM: tuple[Vram, ...] = get_args(Vram)
@@ -93,6 +96,27 @@ def vae_at_hand(parts: Parts) -> Iterator[Any]:
     finally:
         vae.to("cpu")
         unet.to(device)
+
+
+@contextmanager
+def few_threads(parts: Parts) -> Iterator[None]:
+    """Let one thread draw pictures so small that more of them only wait for each other.
+
+    Args:
+        parts: The model; whether its pictures are small is in its UNet's description.
+
+    Yields:
+        Nothing; afterwards torch has as many threads as before.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if int(parts.unet.config.sample_size) <= _SMALL_LATENT:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def reset_peak(device: str) -> None:

@@ -13,14 +13,17 @@ import numpy.typing as npt
 import stockpot
 from stockpot.checkpoints import write_whole
 from stockpot.draw.infotext import write_infotext
-from stockpot.draw.painter import Painter
+from stockpot.draw.painter import Drawn, Painter
 from stockpot.draw.pictures import to_png
 from stockpot.draw.prompt_words import Wildcards, fill_wildcards, take_loras
 from stockpot.draw.requests import Named, Request
 from stockpot.draw.settings import DrawSettings
 from stockpot.errors import Problem, RequestError, StockpotError
 
-__all__ = ["Finished", "draw_request", "draw_singles", "read_wildcards", "with_seed", "write_file"]
+__all__ = [
+    "Finished", "draw_request", "draw_singles", "paint_alike", "read_wildcards", "split_request",
+    "with_seed", "write_file",
+]  # fmt: skip
 
 _SEEDS = 1 << 32
 
@@ -56,6 +59,39 @@ def with_seed(request: Request) -> Request:
     return replace(request, seed=secrets.randbelow(_SEEDS)) if request.seed < 0 else request
 
 
+def split_request(
+    request: Request, wildcards: Wildcards | None = None
+) -> tuple[list[Request], list[Problem]]:
+    """Make one request for each picture, as `draw_request` draws them.
+
+    Args:
+        request: For any number of pictures; its seed from 0 on.
+        wildcards: Lines for ``__name__``, by name; None leaves them as they stand.
+
+    Returns:
+        Requests of one picture, with their own seeds and filled prompts; and wildcards without a
+        list.
+
+    Example:
+        >>> singles, _ = split_request(Request("a cat", seed=7, n_pictures=3))
+        >>> [single.seed for single in singles]
+        [7, 8, 9]
+    """
+    settings, notes = request.settings, {}
+    singles = []
+    for i, seed in enumerate(request.seeds()):
+        prompt, unknown = fill_wildcards(request.prompt, wildcards or {}, request.seed + i)
+        negative, more = fill_wildcards(settings.negative, wildcards or {}, request.seed + i)
+        for name in (*unknown, *more) if wildcards else ():
+            where = f"__{name}__"
+            notes[name] = Problem("wildcard", "no list has this name; drawn as text", where)
+        # As in web UIs, the second noise goes on where the first stays.
+        varied = settings.variation_seed + (i if settings.variation else 0)
+        own = replace(settings, negative=negative, variation_seed=varied)
+        singles.append(replace(request, prompt=prompt, seed=seed, settings=own, n_pictures=1))
+    return singles, list(notes.values())
+
+
 def draw_request(
     painter: Painter,
     request: Request,
@@ -82,18 +118,8 @@ def draw_request(
         file is another than the request's.
     """
     request = with_seed(request)
-    settings, notes = request.settings, {}
-    singles = []
-    for i, seed in enumerate(request.seeds()):
-        prompt, unknown = fill_wildcards(request.prompt, wildcards or {}, request.seed + i)
-        negative, more = fill_wildcards(settings.negative, wildcards or {}, request.seed + i)
-        for name in (*unknown, *more) if wildcards else ():
-            notes[name] = Problem("wildcard", "no list has this name; drawn as text",
-                                  f"__{name}__")  # fmt: skip
-        # As in web UIs, the second noise goes on where the first stays.
-        varied = settings.variation_seed + (i if settings.variation else 0)
-        own = replace(settings, negative=negative, variation_seed=varied)
-        singles.append(replace(request, prompt=prompt, seed=seed, settings=own, n_pictures=1))
+    singles, unknown = split_request(request, wildcards)
+    notes = {problem.where: problem for problem in unknown}
     finished = draw_singles(painter, singles, model=model, vae=vae, mix=mix, progress=progress)
     found = {name: value for one in finished for name, value in one.request.ti_hashes}
     for name, wanted in request.ti_hashes:
@@ -105,6 +131,34 @@ def draw_request(
             notes[name] = Problem("embedding", f"the card was drawn with {wanted}, but the file "
                                   f"here is {found[name]}", name)  # fmt: skip
     return finished, list(notes.values())
+
+
+def paint_alike(
+    painter: Painter,
+    requests: Sequence[Request],
+    progress: Callable[[int, int], None] | None = None,
+) -> Drawn:
+    """Paint requests that differ in prompt and seed only, without making files of them.
+
+    Args:
+        painter: What draws.
+        requests: At least one, of one picture each, with equal settings; seeds from 0 on.
+        progress: As for `Painter.draw`.
+
+    Returns:
+        Their pictures, in order.
+
+    Raises:
+        RequestError: The model has not the layers, the sizes or the schedule that are asked for.
+    """
+    prompts, seeds = [r.prompt for r in requests], [r.seed for r in requests]
+    try:
+        return painter.paint(prompts, seeds, requests[0].settings, progress)
+    except ValueError as error:
+        if isinstance(error, StockpotError):
+            raise
+        # A size, layer or schedule that this model does not have.
+        raise RequestError([Problem("settings", str(error), painter.parts.name)]) from error
 
 
 def draw_singles(
@@ -139,13 +193,7 @@ def draw_singles(
     extra = (("Stockpot mix", mix),) if mix else ()
     for settings, places in groups.items():
         prompts = [requests[i].prompt for i in places]
-        try:
-            drawn = painter.paint(prompts, [requests[i].seed for i in places], settings, progress)
-        except ValueError as error:
-            if isinstance(error, StockpotError):
-                raise
-            # A size, layer or schedule that this model does not have.
-            raise RequestError([Problem("settings", str(error), painter.parts.name)]) from error
+        drawn = paint_alike(painter, [requests[i] for i in places], progress)
         for k, i in enumerate(places):
             words = f"{prompts[k]}\n{settings.negative}".lower()
             tags = {tag.name for tag in take_loras(prompts[k])[1]}

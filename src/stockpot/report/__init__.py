@@ -18,6 +18,7 @@ from stockpot.report.grids import GridPage, GridPicture, GridRow, render_grid, w
 from stockpot.report.page import render_page, write_page
 from stockpot.report.pictures import chart_csv, chart_json, draw_chart
 from stockpot.report.sections import (
+    Ballot,
     Cell,
     Code,
     Facts,
@@ -35,6 +36,7 @@ from stockpot.report.sections import (
 )
 
 __all__ = [
+    "Ballot",
     "Band",
     "Cell",
     "Chart",

@@ -10,7 +10,7 @@ from typing import Any
 from stockpot.errors import MissingExtraError
 from stockpot.report.plotting import data_json, figure_of, page_scripts, script_hash
 from stockpot.report.rendering import template, write_text
-from stockpot.report.sections import Figures, Gallery, HeatTable, Page, Table
+from stockpot.report.sections import Ballot, Figures, Gallery, HeatTable, Page, Table
 
 __all__ = ["render_page", "write_page"]
 
@@ -49,7 +49,7 @@ def render_page(page: Page) -> str:
     source = template("page.html.jinja", share=_share, heat=_heat, figures=_figures)
     kinds = [type(section).__name__ for section in page.sections]
     runs = any(
-        isinstance(section, Figures) or (isinstance(section, Table) and section.sortable)
+        isinstance(section, Ballot | Figures) or (isinstance(section, Table) and section.sortable)
         for section in page.sections
     )
     scripts = [Markup(script) for script in page_scripts()] if runs else []

@@ -10,6 +10,7 @@ from typing import Literal
 from stockpot.report.figures import Chart
 
 __all__ = [
+    "Ballot",
     "Cell",
     "Code",
     "Facts",
@@ -65,6 +66,7 @@ class GalleryRow:
         note: A smaller line under the label.
         badge: A word in a coloured pill, such as a role; none where empty.
         tone: ``strong`` for the row that the page is about, ``faint`` for what stands aside.
+        ballot: What a reader may pin or veto, as ``part:name``; none where empty. See `Ballot`.
     """
 
     label: str
@@ -72,6 +74,7 @@ class GalleryRow:
     note: str = ""
     badge: str = ""
     tone: Tone = "plain"
+    ballot: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,24 @@ class Gallery:
     title: str
     columns: Sequence[str]
     rows: Sequence[GalleryRow]
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """A button that saves what a reader has pinned and vetoed in the page's galleries.
+
+    The page sends nothing: the browser saves a file, JSON with ``pin`` and ``veto``, each with
+    lists of names by part.
+
+    Attributes:
+        title: Heading.
+        file: Name of that file.
+        text: A sentence below the heading.
+    """
+
+    title: str
+    file: str
     text: str = ""
 
 
@@ -231,7 +252,7 @@ class Figures:
     note: str = ""
 
 
-Section = Note | Gallery | Table | HeatTable | Facts | Code | Figures
+Section = Ballot | Note | Gallery | Table | HeatTable | Facts | Code | Figures
 """Whatever a page can show."""
 
 

@@ -58,6 +58,21 @@
   dark.addEventListener("change", again);
   narrow.addEventListener("change", again);
 
+  for (const button of document.querySelectorAll("button.ballot")) {
+    button.addEventListener("click", () => {
+      const found = { pin: { unet: [], te: [] }, veto: { unet: [], te: [] } };
+      for (const vote of document.querySelectorAll("select[data-ballot]")) {
+        const key = vote.dataset.ballot, at = key.indexOf(":");
+        if (vote.value) found[vote.value][key.slice(0, at)]?.push(key.slice(at + 1));
+      }
+      const link = document.createElement("a");
+      link.download = button.dataset.file;
+      link.href = "data:application/json;charset=utf-8," +
+        encodeURIComponent(JSON.stringify(found, null, 2) + "\n");
+      link.click();
+    });
+  }
+
   const value = (row, column) => {
     const text = row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
     const number = Number(text);
