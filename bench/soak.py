@@ -12,6 +12,7 @@ files stay within 2 of it.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -62,6 +63,22 @@ def rss_mb() -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
 
 
+def in_use_mb() -> float:
+    """What the C library's heap holds that is not free; 0 where it does not tell."""
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+
+    class Info(ctypes.Structure):
+        _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+    try:
+        ask_heap = ctypes.CDLL(None).mallinfo2
+    except (OSError, AttributeError):
+        return 0.0
+    ask_heap.restype = Info
+    told = ask_heap()
+    return float(told.uordblks + told.hblkhd) / 1e6
+
+
 def open_files() -> int:
     """Open descriptors of this process, without the one that lists them."""
     return len(os.listdir("/proc/self/fd")) - 1
@@ -107,7 +124,8 @@ def main() -> None:
         os.environ["STOCKPOT_CACHE"] = str(folder / "cache")
         start = time.monotonic()
         due = options.every
-        print("| minute | resident, MB | open files | commands |\n|---|---|---|---|", flush=True)
+        print("| minute | resident, MB | in use, MB | open files | commands |")
+        print("|---|---|---|---|---|", flush=True)
         while (now := time.monotonic() - start) < options.minutes * 60:
             for text, succeeds in rng.sample(commands, len(commands)):
                 shutil.rmtree(folder / "out")
@@ -122,7 +140,8 @@ def main() -> None:
                     gc.collect()
                     samples.append((now / 60, rss_mb(), open_files()))
                     done = sum(counts.values())
-                    print(f"| {now / 60:.1f} | {samples[-1][1]:.1f} | {samples[-1][2]} | {done} |",
+                    print(f"| {now / 60:.1f} | {samples[-1][1]:.1f} | {in_use_mb():.1f} | "
+                          f"{samples[-1][2]} | {done} |",
                           flush=True)  # fmt: skip
                 if now >= options.minutes * 60:
                     break

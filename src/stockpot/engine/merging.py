@@ -22,7 +22,7 @@ from stockpot.checkpoints import (
     file_bytes,
     open_checkpoint,
 )
-from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, take_chunks
+from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, give_back_memory, take_chunks
 from stockpot.engine.forms import Form, Pipeline, arranged, in_form, make_sink
 from stockpot.engine.history import PROVENANCE_KEY, RECIPE_KEY, Step, read_history
 from stockpot.engine.labels import with_sha256
@@ -343,6 +343,8 @@ def merge(
             raise StoppedError(f"stopped; {told_kept}") from error
         error.add_note(told_kept)
         raise
+    finally:
+        give_back_memory()
     return MergeResult(
         path,
         plan,
