@@ -74,9 +74,9 @@ PUBLIC = {
         "is_unfinished open_checkpoint read_header read_lines size_text write_whole"
     ),
     "stockpot.methods": (
-        "BLOCK_ELEMENTS Doubles Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "
+        "BLOCK_ELEMENTS Doubles Feed Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "
         "Parameters Row RowFacts Task Work by_element by_gram by_tensor combine find_nonfinite "
-        "get_method narrow one_blas_thread sum_grams weighted_rows widen"
+        "get_method is_finite narrow one_blas_thread sum_grams weighted_rows widen with_zeros"
     ),
     "stockpot.engine": (
         "Ancestor Book Chunking DEFAULT_MEMORY Digests Estimate Form History InputFound "
@@ -99,7 +99,7 @@ PUBLIC = {
     "stockpot.errors": (
         "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError "
         "MissingWeightsError OutputError OutputExistsError PreflightError Problem ProblemsError "
-        "RecipeError RequestError ScorerError StockpotError StoppedError TallyError "
+        "RecipeError RequestError ScorerError StockpotError StoppedError StudyError TallyError "
         "TruncatedFileError UnfinishedError UnknownNameError UnsafeFileError VerificationError"
     ),
     "stockpot.draw": (
@@ -153,9 +153,12 @@ PUBLIC = {
         "scales_to_json scorers_folder"
     ),
     "stockpot.tune": (
-        "AUTOMBW_TALLIES CallableExaminer Drift Exam Examiner GUARDED LiveExaminer Mark TALLIES "
-        "Task Verdict WILDCARD_TYPES bootstrap_mean check_tally compare_marks guard "
-        "open_examiner picture_facts read_exam score_together scores_of tally"
+        "AUTOMBW_TALLIES Baseline Book CallableExaminer Candidate Claims Dial Drift Exam Examiner "
+        "GUARDED Hole KeptMark Limits LiveExaminer Mark NEAR OPTIMISERS Optimiser Proposal SPACES "
+        "Search SearchSettings Space StudyStore TALLIES Task Verdict WILDCARD_TYPES Worker "
+        "bootstrap_mean candidate_key check_tally compare_marks fill_holes find_holes guard "
+        "is_worse make_sampler make_space open_examiner open_store picture_facts "
+        "propose read_exam run_search score_together scores_of tally"
     ),
     "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",
     "stockpot.inspect": (

@@ -17,6 +17,7 @@ StockpotError
 │   └── UnfinishedError         a stopped run left something else under its name
 ├── StoppedError                somebody asked a run to stop
 ├── MemoryBudgetError           the plan needs more than the memory it was given
+├── StudyError                  a study cannot be opened, or was begun otherwise
 ├── ScorerError                 a scorer was asked wrongly, or does not do what scorers must
 │   ├── MissingWeightsError     files that it needs are not there
 │   └── TallyError              its scores have no tally of the kind that was asked for
@@ -48,6 +49,7 @@ __all__ = [
     "ScorerError",
     "StockpotError",
     "StoppedError",
+    "StudyError",
     "TallyError",
     "TruncatedFileError",
     "UnfinishedError",
@@ -174,6 +176,10 @@ class StoppedError(StockpotError):
 
 class MemoryBudgetError(StockpotError, MemoryError):
     """A plan needs more memory than it was given."""
+
+
+class StudyError(StockpotError, ValueError):
+    """A study cannot be opened, or was begun with other settings than it is to go on with."""
 
 
 class ScorerError(StockpotError, ValueError):

@@ -33,7 +33,7 @@ from stockpot.errors import (
 
 __all__ = ["FileSink"]
 
-_SYNC_BYTES = 256 << 20
+_SYNC_BYTES = 64 << 20
 _SYNC_S = 20.0
 """However slowly rows come: what a power failure can cost at most, in bytes and in seconds."""
 

@@ -34,7 +34,17 @@ from stockpot.compare.keeping import Kept, open_kept
 from stockpot.compare.units import Survey, Unit, survey_pool
 from stockpot.engine import DEFAULT_MEMORY, Meter, ProgressCallback, Stop, size_text
 from stockpot.errors import CheckpointError, MemoryBudgetError, StoppedError, UnknownNameError
-from stockpot.methods import BLOCK_ELEMENTS, Gram, GramAccumulator, Row, one_blas_thread, widen
+from stockpot.methods import (
+    BLOCK_ELEMENTS,
+    HAS_COMPILED_KERNEL,
+    Feed,
+    Gram,
+    GramAccumulator,
+    Row,
+    is_finite,
+    one_blas_thread,
+    widen,
+)
 
 __all__ = ["compare"]
 
@@ -395,16 +405,7 @@ class _Worker:
                 rows.append(data)
             if sums is None:
                 continue
-            for begin in range(0, stop - start, BLOCK_ELEMENTS):
-                end = min(begin + BLOCK_ELEMENTS, stop - start)
-                panel = self._panel[: len(members), : end - begin]
-                for i, (_, _, info) in enumerate(members):
-                    size = info.dtype.itemsize
-                    row = Row(rows[i][begin * size : end * size], info.dtype)
-                    finite[i] &= widen(row, panel[i])
-                sums.add(panel)
-                if (start + begin) // BLOCK_ELEMENTS % _SAMPLED_EVERY == 0:
-                    sample.add(panel)
+            self._sum(start, stop, unit.n_elements, members, rows, sums, sample, finite)
         if first:
             self.digests = [
                 (index, key, hasher.hexdigest())
@@ -416,6 +417,33 @@ class _Worker:
         if sums is None:
             return None
         return _Found(unit, indices, sums.finish(), *sample.result())
+
+    def _sum(
+        self, start: int, stop: int, n_elements: int, members: list[tuple[int, str, TensorInfo]],
+        data: list[memoryview], sums: GramAccumulator, sample: _Sample, finite: list[bool],
+    ) -> None:  # fmt: skip
+        """Add what was read: straight from the bytes where C was built, else as panels."""
+        n = len(members)
+        terms = tuple(Row(data[i], info.dtype) for i, (_, _, info) in enumerate(members))
+        if HAS_COMPILED_KERNEL:
+            for i, row in enumerate(terms):
+                finite[i] &= is_finite(row)
+            feed = Feed(terms, tuple((i, -1) for i in range(n)), start, stop - start)
+            sums.add_feed(feed, last=stop == n_elements)
+        for begin in range(0, stop - start, BLOCK_ELEMENTS):
+            sampled = (start + begin) // BLOCK_ELEMENTS % _SAMPLED_EVERY == 0
+            if HAS_COMPILED_KERNEL and not sampled:
+                continue
+            end = min(begin + BLOCK_ELEMENTS, stop - start)
+            panel = self._panel[:n, : end - begin]
+            for i, row in enumerate(terms):
+                size = row.dtype.itemsize
+                part = Row(row.data[begin * size : end * size], row.dtype)
+                finite[i] &= widen(part, panel[i])
+            if not HAS_COMPILED_KERNEL:
+                sums.add(panel)
+            if sampled:
+                sample.add(panel)
 
     def _buffer(self, index: int, n_bytes: int) -> memoryview:
         while len(self._raw) <= index:

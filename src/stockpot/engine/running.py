@@ -22,7 +22,7 @@ from stockpot.checkpoints import Sink, Source
 from stockpot.engine.budget import Chunking
 from stockpot.engine.computing import Computation
 from stockpot.engine.notes import note_of
-from stockpot.engine.plan import Plan, TensorPlan, Term
+from stockpot.engine.plan import Plan, TensorPlan
 from stockpot.engine.stopping import Halt, Stop
 from stockpot.errors import CheckpointError
 from stockpot.methods import (
@@ -34,6 +34,8 @@ from stockpot.methods import (
     narrow,
     one_blas_thread,
 )
+
+_TOLD_BYTES = 1 << 22  # of reads, before the progress is told
 
 __all__ = ["Digests", "Progress", "ProgressCallback", "run_plan"]
 
@@ -154,7 +156,12 @@ def run_plan(
     meter = Meter("merging", n_bytes, progress)
     digests = Digests({}, {})
     halt = Halt(stop)
-    queue = iter(wanted.items())
+    computes = any(tensor.graph is not None for tensor in wanted.values())
+    items = list(wanted.items())
+    if computes:
+        # The longest first, so that no thread is left alone with it at the end.
+        items.sort(key=lambda item: -item[1].read_bytes * item[1].n_passes)
+    queue = iter(items)
     guard = threading.Lock()
 
     def work() -> None:
@@ -169,7 +176,6 @@ def run_plan(
                 digests.outputs.update(worker.outputs)
                 digests.inputs.update(worker.inputs)
 
-    computes = any(tensor.graph is not None for tensor in plan.tensors.values())
     with ExitStack() as stack:
         stack.enter_context(one_blas_thread() if computes else nullcontext())
         if chunking.threads == 1:
@@ -256,23 +262,20 @@ class _Worker:
         assert plan.graph is not None
         readers = [self._plan.sources[term.model] for term in plan.terms]
         hashes: dict[int, str] = {}
-        if plan.graph.needs_identities or self._hashes:
-            for i, term in enumerate(plan.terms):
-                hasher = self._hasher()
-                for start, end in _cuts(plan.info.n_elements, self._panel):
-                    data = self._read(i, term, readers[i], start, end)
-                    hasher.update(data)
-                    self._meter.add(data.nbytes if plan.graph.needs_identities else 0)
-                hashes[i] = hasher.hexdigest()
-                if stop.is_set():
-                    return False
-        counted = plan.graph.n_passes * plan.read_bytes
+        keys = [term.key for term in plan.terms]
+        sizes = [term.dtype.itemsize for term in plan.terms]
+        longest = min(self._panel, plan.info.n_elements)
+        buffers = [self._buffer(i, longest * size) for i, size in enumerate(sizes)]
+        counted, uncounted = plan.n_passes * plan.read_bytes, 0
 
         def read(i: int, start: int, end: int) -> memoryview:
-            nonlocal counted
-            data = self._read(i, plan.terms[i], readers[i], start, end)
-            self._meter.add(min(counted, data.nbytes))
-            counted -= min(counted, data.nbytes)
+            nonlocal counted, uncounted
+            data = buffers[i][: (end - start) * sizes[i]]
+            readers[i].read_into(keys[i], start, end, data)
+            uncounted += data.nbytes
+            if uncounted > _TOLD_BYTES:
+                self._meter.add(min(counted, uncounted))
+                counted, uncounted = max(0, counted - uncounted), 0
             return data
 
         def complain(i: int, start: int, row: Row) -> NoReturn:
@@ -287,26 +290,31 @@ class _Worker:
             tuple(term.dtype for term in plan.terms), read, compiled=self._compiled,
             allow_nonfinite=self._allow_nonfinite, complain=complain,
         )  # fmt: skip
+        if plan.graph.needs_identities or self._hashes:
+            hashers = [self._hasher() for _ in plan.terms]
+
+            def look(i: int, data: memoryview) -> None:
+                hashers[i].update(data)
+
+            if not computation.look_first(self._panel, look, stop.is_set):
+                return False
+            hashes = {i: hasher.hexdigest() for i, hasher in enumerate(hashers)}
         if not computation.prepare(self._panel, hashes, stop.is_set):
             return False
         for start, end in _cuts(plan.info.n_elements, self._panel):
             if stop.is_set():
                 return False
             values = computation.row(start, end)
-            result = self._buffer(1, (end - start) * plan.info.dtype.itemsize)
+            result = self._buffer(len(readers), (end - start) * plan.info.dtype.itemsize)
             facts = narrow(values, Row(result, plan.info.dtype), compiled=self._compiled)
             self._check(key, plan, facts)
             self._sink.write(key, start, result)
             self._note(out_hash, result)
             self._meter.add(result.nbytes)
+        self._meter.add(counted)
         if self._hashes:
             self.inputs = {(term.model, term.key): hashes[i] for i, term in enumerate(plan.terms)}
         return True
-
-    def _read(self, i: int, term: Term, reader: Source, start: int, end: int) -> memoryview:
-        data = self._buffer(0, (end - start) * term.dtype.itemsize)
-        reader.read_into(term.key, start, end, data)
-        return data
 
     def _check(self, key: str, plan: TensorPlan, facts: RowFacts) -> None:
         if (facts.nonfinite_input or facts.overflow) and not self._allow_nonfinite:
