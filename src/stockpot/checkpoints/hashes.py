@@ -180,6 +180,8 @@ def file_hashes(
                     data.update(memoryview(piece)[max(0, data_start - position) :])
                 position += len(piece)
                 progress(len(piece))
+            if position != size:
+                raise CheckpointError(f"{path}: the file was changed while it was read; try again")
     except OSError as error:
         raise CheckpointError(f"{path}: the file cannot be read: {error.strerror}") from error
     sha256 = whole.hexdigest()
