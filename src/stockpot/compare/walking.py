@@ -31,6 +31,7 @@ from stockpot.compare.comparison import (
     Place,
 )
 from stockpot.compare.keeping import Kept, open_kept
+from stockpot.compare.sampling import Sample
 from stockpot.compare.units import Survey, Unit, survey_pool
 from stockpot.engine import DEFAULT_MEMORY, Meter, ProgressCallback, Stop, size_text
 from stockpot.errors import CheckpointError, MemoryBudgetError, StoppedError, UnknownNameError
@@ -388,7 +389,7 @@ class _Worker:
         indices = tuple(index for index, _, _ in members)
         pivot = indices.index(self._base) if self._base in indices else 0
         sums = GramAccumulator(len(members), pivot) if unit.compared else None
-        sample = _Sample([info for _, _, info in members], unit)
+        sample = Sample([info for _, _, info in members], unit)
         hashers = [blake3() for _ in members]
         finite = [True] * len(members)
         for start in range(0, unit.n_elements, self._step):
@@ -420,7 +421,7 @@ class _Worker:
 
     def _sum(
         self, start: int, stop: int, n_elements: int, members: list[tuple[int, str, TensorInfo]],
-        data: list[memoryview], sums: GramAccumulator, sample: _Sample, finite: list[bool],
+        data: list[memoryview], sums: GramAccumulator, sample: Sample, finite: list[bool],
     ) -> None:  # fmt: skip
         """Add what was read: straight from the bytes where C was built, else as panels."""
         n = len(members)
@@ -451,37 +452,6 @@ class _Worker:
         if self._raw[index].nbytes < n_bytes:
             self._raw[index] = np.empty(n_bytes, np.uint8).data.cast("B")
         return self._raw[index][:n_bytes]
-
-
-class _Sample:
-    """Rounding steps and kurtosis of a tensor, from a fixed part of its elements."""
-
-    def __init__(self, infos: list[TensorInfo], unit: Unit) -> None:
-        self._lowest = np.array([[1023 + info.dtype.min_exponent] for info in infos], np.int64)
-        self._mantissa = np.array([[info.dtype.mantissa_bits] for info in infos], np.int64)
-        self._unit = unit
-        self._n = 0
-        self._steps, self._second, self._fourth = np.zeros((3, len(infos)))
-
-    def add(self, panel: Doubles) -> None:
-        bits = np.ascontiguousarray(panel).view(np.int64)
-        exponent = np.maximum((bits >> 52) & 0x7FF, self._lowest) - self._mantissa
-        steps = (np.maximum(exponent, 1) << 52).view(np.float64)
-        squares = panel * panel
-        self._n += panel.shape[1]
-        self._steps += (steps * steps).sum(axis=1)
-        self._second += squares.sum(axis=1)
-        self._fourth += (squares * squares).sum(axis=1)
-
-    def result(self) -> tuple[Doubles, Doubles | None]:
-        """Squared rounding error of the whole tensor, and kurtosis where it is a matrix."""
-        n = max(1, self._n)
-        # A rounding error is anywhere within half a step: its variance is step²/12.
-        rounding = self._steps / 12 * (self._unit.n_elements / n)
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            kurtosis = n * self._fourth / self._second**2
-        is_matrix = self._unit.n_axes > 1 and bool(np.isfinite(kurtosis).all())
-        return rounding, kurtosis if is_matrix else None
 
 
 def _facts(
