@@ -73,9 +73,9 @@ PUBLIC = {
     "stockpot.checkpoints": (
         "Arrangement DTYPES DType FileHashes FileSink FolderSink GeneratedSource Header "
         "JoinedSource Journal MemorySink MemorySource Place RenamingSink Run SafetensorsFile "
-        "Sink Source TensorInfo TorchFile View Viewed content_hash differences encode_header "
-        "file_bytes file_hashes free_bytes get_dtype hash_tensors in_file_order is_unfinished "
-        "open_checkpoint read_header read_lines size_text"
+        "Sink Source Stamps TensorInfo TorchFile View Viewed content_hash differences "
+        "encode_header file_bytes file_hashes free_bytes get_dtype hash_tensors in_file_order "
+        "is_unfinished open_checkpoint read_header read_lines size_text write_whole"
     ),
     "stockpot.methods": (
         "BLOCK_ELEMENTS Doubles Feed Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "

@@ -127,4 +127,18 @@ def main() -> None:
         # The reader of our output went away; say nothing more to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        # What no room could explain better: a folder that vanished, a disk that fails.
+        if debug:
+            raise
+        place = safe_text(str(error.filename or "the system"))
+        print(f"error: {place}: {error.strerror or error}; is the disk there, whole, and yours to "
+              "use? --debug shows where it happened", file=sys.stderr)  # fmt: skip
+        sys.exit(1)
+    except MemoryError:
+        if debug:
+            raise
+        text = "close other programs, or allow less with --memory and --threads"
+        print(f"error: the system has no memory left; {text}", file=sys.stderr)
+        sys.exit(1)
     sys.exit(code)

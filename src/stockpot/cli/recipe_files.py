@@ -189,19 +189,12 @@ def write_text(path: Path, text: str, overwrite: bool) -> None:
         text: What.
         overwrite: Whether an existing file may be replaced.
     """
-    import os
-
-    from stockpot.errors import OutputError, OutputExistsError
+    from stockpot.checkpoints import write_whole
+    from stockpot.errors import OutputExistsError
 
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path} is there already; use another name, or --overwrite")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+    write_whole(path, text.encode())
 
 
 def study_metadata(recipe: Recipe) -> dict[str, str]:

@@ -16,13 +16,14 @@ from stockpot.checkpoints import (
     MemorySource,
     Sink,
     Source,
+    Stamps,
     TensorInfo,
     content_hash,
     encode_header,
     file_bytes,
     open_checkpoint,
 )
-from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, take_chunks
+from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, give_back_memory, take_chunks
 from stockpot.engine.forms import Form, Pipeline, arranged, in_form, make_sink
 from stockpot.engine.history import PROVENANCE_KEY, RECIPE_KEY, Step, read_history
 from stockpot.engine.labels import with_sha256
@@ -271,10 +272,12 @@ def merge(
     path = Path(output)
     if form is not None:
         recipe = in_form(recipe, form)
+    stamps = Stamps(sources.values())
     if settings.sha256:
         n_files = sum(file.stat().st_size for source in sources.values() for file in source.files)
         hashing = heeding(progress, settings.stop)
         recipe = with_sha256(recipe, sources, Meter("sha256", n_files, hashing).add)
+        stamps.check(by_name=True)
     plan, arrangement = arranged(make_plan(recipe, sources, dtype), pipeline)
     # A tensor that is cut or transposed on its way out is held whole.
     held = settings.n_threads * (arrangement.buffer_bytes(plan.infos) if arrangement else 0)
@@ -322,6 +325,7 @@ def merge(
         digests.inputs.update(known.inputs)
         if settings.hashes:
             hash_the_rest(plan, ancestry, digests)
+        stamps.check()
         content = content_hash(plan.infos, digests.outputs) if settings.hashes else None
         told = describe(plan, ancestry, digests)
         if again is not None:
@@ -341,6 +345,8 @@ def merge(
             raise StoppedError(f"stopped; {told_kept}") from error
         error.add_note(told_kept)
         raise
+    finally:
+        give_back_memory()
     return MergeResult(
         path,
         plan,

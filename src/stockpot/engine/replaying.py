@@ -398,6 +398,8 @@ def _missing(name: str, record: InputRecord, shelf: Shelf) -> Problem:
     hashes = ", ".join(f"{part} {value}" for part, value in record.components.items())
     others = ", ".join(str(path) for path in shelf.named(name))
     but = f"; {others} has its name and holds something else" if others else ""
+    if shelf.notes:
+        but += f"; {len(shelf.notes)} files there cannot be read, such as {shelf.notes[0].message}"
     return Problem(
         "missing-model",
         f"no file in {shelf.folder} holds it (content hashes: {hashes}){but}",
