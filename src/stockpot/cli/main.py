@@ -29,6 +29,7 @@ from stockpot.cli import (
     scoring,
     selecting,
     showing,
+    studying,
     telling,
 )
 from stockpot.cli.output import safe_text
@@ -66,6 +67,7 @@ app.add_typer(recipes.app, name="recipe")
 app.command("draw")(drawing.draw_pictures)
 app.command("grid")(gridding.draw_grid_of)
 app.command("select")(selecting.select_of_pool)
+app.command("study")(studying.study_pool)
 app.command("demo")(showing.demo)
 
 
