@@ -7,13 +7,21 @@ from types import MappingProxyType
 
 from stockpot.errors import UnknownNameError
 from stockpot.studies._base import Study
+from stockpot.studies.associative import ASSOCIATIVE
+from stockpot.studies.breakdown import BREAKDOWN
 from stockpot.studies.distance import DISTANCE
+from stockpot.studies.encoder import ENCODER
+from stockpot.studies.growth import CONVERGENCE
 
 __all__ = ["STUDIES", "find_studies"]
 
 _ROWS: Iterable[Study] = (
     DISTANCE,
-)  # fmt: skip
+    ASSOCIATIVE,
+    CONVERGENCE,
+    BREAKDOWN,
+    ENCODER,
+)
 
 #: Every study, by name, in the order of their letters.
 STUDIES: Mapping[str, Study] = MappingProxyType(
