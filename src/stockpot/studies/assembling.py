@@ -63,7 +63,7 @@ def expression(order: Order) -> Expr:
 
     Example:
         >>> expression((("a", "b"), "c"))
-        <lerp(lerp(a, b, 1/2), c, 1/3)>
+        <lerp(lerp(a, b, 0.5), c, 1/3)>
     """
     if isinstance(order, str):
         return model(order)

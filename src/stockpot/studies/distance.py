@@ -30,6 +30,7 @@ _PARTS = ("unet", "te", "te0", "te1")
 _SIFT_TASKS = 16
 _FEWEST = 5
 _LEVEL = 0.05
+_N_BOOT = 1000
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _tests(
             )  # fmt: skip
             groups = groups_of(setting.tasks(len(row)))
             interval = bootstrap_means(
-                row, partial(correlate, matrix[upper]), groups, seed=setting.seed
+                row, partial(correlate, matrix[upper]), groups, n_boot=_N_BOOT, seed=setting.seed
             )
             without = {name: _left_out(matrix, square, i) for i, name in enumerate(names)}
             made.append((part, measure, ranks, numbers, interval, without))
