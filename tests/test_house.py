@@ -69,23 +69,24 @@ def _silent(body: list[ast.stmt]) -> Iterator[str]:
 PUBLIC = {
     "stockpot.checkpoints": (
         "Arrangement DTYPES DType FileHashes FileSink FolderSink GeneratedSource Header "
-        "JoinedSource MemorySink MemorySource Place RenamingSink Run SafetensorsFile Sink "
-        "Source TensorInfo TorchFile View Viewed content_hash encode_header file_bytes "
-        "file_hashes free_bytes get_dtype hash_tensors in_file_order open_checkpoint "
-        "read_header size_text"
+        "JoinedSource Journal MemorySink MemorySource Place RenamingSink Run SafetensorsFile "
+        "Sink Source TensorInfo TorchFile View Viewed content_hash differences encode_header "
+        "file_bytes file_hashes free_bytes get_dtype hash_tensors in_file_order is_unfinished "
+        "open_checkpoint read_header read_lines size_text"
     ),
     "stockpot.methods": (
-        "BLOCK_ELEMENTS Doubles Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "
+        "BLOCK_ELEMENTS Doubles Feed Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "
         "Parameters Row RowFacts Task Work by_element by_gram by_tensor combine find_nonfinite "
-        "get_method narrow one_blas_thread sum_grams weighted_rows widen"
+        "get_method is_finite narrow one_blas_thread sum_grams weighted_rows widen with_zeros"
     ),
     "stockpot.engine": (
         "Ancestor Book Chunking DEFAULT_MEMORY Digests Estimate Form History InputFound "
         "InputRecord Labels MergeResult Meter MethodCosts Part Pipeline Plan Progress "
-        "ProgressCallback Route SWAPPABLE Settings Shelf Step TensorPlan Term Verdict arranged "
-        "compare_shares convert estimate_plan extract find_route in_form make_plan merge "
-        "merge_in_memory method_costs open_pool parse_size prune read_history read_labels "
-        "replay run_plan shares_of size_text swap take_chunks unprune verify"
+        "ProgressCallback Remade Route SWAPPABLE Settings Shelf Step Stop TensorPlan Term Verdict "
+        "arranged compare_shares convert estimate_plan extract facts_of_source find_route "
+        "in_form make_plan merge merge_in_memory method_costs open_pool parse_size prune "
+        "read_history read_labels remake replay run_plan shares_of size_text swap take_chunks "
+        "unprune verify"
     ),
     "stockpot.compare": (
         "Comparison ComponentFindings Convergence Descent DistanceTable Duplicates Exclusion "
@@ -99,28 +100,28 @@ PUBLIC = {
     "stockpot.errors": (
         "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError "
         "MissingWeightsError OutputError OutputExistsError PreflightError Problem ProblemsError "
-        "RecipeError RequestError ScorerError StockpotError TallyError TruncatedFileError "
-        "UnknownNameError UnsafeFileError VerificationError"
+        "RecipeError RequestError ScorerError StockpotError StoppedError StudyError TallyError "
+        "TruncatedFileError UnfinishedError UnknownNameError UnsafeFileError VerificationError"
     ),
     "stockpot.draw": (
-        "Axis BREAK Box BrokenPictureWarning CellMix Chunk Chunked Conditioner Conditioning "
-        "ContactSheet CutPromptWarning DRAWABLE Description DrawSettings Drawn DrawnGrid "
-        "EMPHASES Embedding EmphasisMode Emphasised Finished FreeU FreeUStage GridCell Hires "
-        "IMAGE_UPSCALERS LATENT_UPSCALERS Likeness LiveMix Lora LoraSet LoraTag NOISES Named "
-        "NoiseSource Noises Painter Parts PictureFacts Pictures Placed PlotAxis ReadRequest "
-        "Request SAMPLERS SCHEDULES Sampler SentPicture Shelf Span Switched THRESHOLD_MODES "
-        "Thresholding TokenTable UnheardPromptWarning VRAM Vram WebUI WebUIError Wildcards "
-        "apply_emphasis compare_pictures contact_sheet cut_into_chunks describe "
-        "describe_picture difference draw_grid draw_request draw_singles embed_pictures enlarge "
-        "few_threads fill_wildcards filter_low find_extras find_named find_tokenizer "
-        "freeu_hooks from_png get_sampler hold load_parts make_scheduler mean_squared_error "
-        "open_live open_painter paint_alike parse_attention parse_axis parse_infotext "
-        "parse_payload peak_bytes perceptual_distance philox_normal read_description "
-        "read_embedding read_lora read_parameters read_payload read_wildcards replace_words "
-        "require_libraries rescale_guidance reset_peak save_memory scale_backbone "
-        "schedule_prompt set_steps sift_matches split_and split_request structural_similarity "
-        "take_loras threshold to_payload to_png with_seed write_file write_infotext "
-        "zoo_features"
+        "Axis BREAK Box BrokenPictureWarning BrownianPath CellMix Chunk Chunked Conditioner "
+        "Conditioning ContactSheet CutPromptWarning DRAWABLE Description DrawSettings Drawn "
+        "DrawnGrid EMPHASES Embedding EmphasisMode Emphasised Finished FreeU FreeUStage "
+        "GridCell Hires IMAGE_UPSCALERS LATENT_UPSCALERS Likeness LiveMix Lora LoraSet LoraTag "
+        "MEASURES Measure Measurer NOISES Named NoiseSource Noises Painter Parts PictureFacts "
+        "Pictures Placed PlotAxis ReadRequest Request SAMPLERS SCHEDULES Sampler SentPicture "
+        "Shelf Span Switched THRESHOLD_MODES Thresholding TokenTable UnheardPromptWarning VRAM "
+        "Vram WebUI WebUIError Wildcards apply_emphasis check_device compare_pictures "
+        "contact_sheet cut_into_chunks describe describe_picture difference draw_grid "
+        "draw_request draw_singles edges_meet embed_pictures enlarge few_threads fill_wildcards "
+        "filter_low find_extras find_named find_tokenizer freeu_hooks from_png get_sampler hold "
+        "load_parts make_scheduler mean_squared_error open_live open_painter paint_alike "
+        "parse_attention parse_axis parse_infotext parse_payload peak_bytes perceptual_distance "
+        "philox_normal read_description read_embedding read_lora read_parameters read_payload "
+        "read_wildcards replace_words require_libraries rescale_guidance reset_peak save_memory "
+        "scale_backbone schedule_prompt set_steps sift_matches split_and split_request "
+        "structural_similarity take_loras threshold to_payload to_png with_seed write_file "
+        "write_infotext zoo_features"
     ),
     "stockpot.layouts": (
         "Cell ClipText Component Detection Fit KeySpec LAYOUTS Layout OpenClipText PROFILES "
@@ -153,9 +154,12 @@ PUBLIC = {
         "scales_to_json scorers_folder"
     ),
     "stockpot.tune": (
-        "AUTOMBW_TALLIES CallableExaminer Drift Exam Examiner GUARDED LiveExaminer Mark TALLIES "
-        "Task Verdict WILDCARD_TYPES check_tally compare_marks guard open_examiner "
-        "paired_bootstrap picture_facts read_exam scores_of tally"
+        "AUTOMBW_TALLIES Baseline Book CallableExaminer Candidate Claims Dial Drift Exam Examiner "
+        "GUARDED Hole KeptMark Limits LiveExaminer Mark NEAR OPTIMISERS Optimiser Proposal SPACES "
+        "Search SearchSettings Space StudyStore TALLIES Task Verdict WILDCARD_TYPES Worker "
+        "bootstrap_mean candidate_key check_tally compare_marks fill_holes find_holes guard "
+        "is_worse make_sampler make_space open_examiner open_store picture_facts "
+        "propose read_exam run_search score_together scores_of tally"
     ),
     "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",
     "stockpot.inspect": (

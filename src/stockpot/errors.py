@@ -14,7 +14,10 @@ StockpotError
 ├── LayoutError                 keys or shapes that no known architecture explains
 ├── OutputExistsError           the output is there already and may not be replaced
 ├── OutputError                 the output cannot be written (no space, no permission)
+│   └── UnfinishedError         a stopped run left something else under its name
+├── StoppedError                somebody asked a run to stop
 ├── MemoryBudgetError           the plan needs more than the memory it was given
+├── StudyError                  a study cannot be opened, or was begun otherwise
 ├── ScorerError                 a scorer was asked wrongly, or does not do what scorers must
 │   ├── MissingWeightsError     files that it needs are not there
 │   └── TallyError              its scores have no tally of the kind that was asked for
@@ -45,8 +48,11 @@ __all__ = [
     "RequestError",
     "ScorerError",
     "StockpotError",
+    "StoppedError",
+    "StudyError",
     "TallyError",
     "TruncatedFileError",
+    "UnfinishedError",
     "UnknownNameError",
     "UnsafeFileError",
     "VerificationError",
@@ -160,8 +166,20 @@ class OutputError(StockpotError, OSError):
     """The output cannot be written."""
 
 
+class UnfinishedError(OutputError):
+    """A run that was stopped left something under the output's name that is not what is asked."""
+
+
+class StoppedError(StockpotError):
+    """Somebody asked a run to stop; the message says what is kept."""
+
+
 class MemoryBudgetError(StockpotError, MemoryError):
     """A plan needs more memory than it was given."""
+
+
+class StudyError(StockpotError, ValueError):
+    """A study cannot be opened, or was begun with other settings than it is to go on with."""
 
 
 class ScorerError(StockpotError, ValueError):

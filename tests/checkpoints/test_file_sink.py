@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -34,6 +35,7 @@ INFOS = {
 }
 DATA = {"a": b"abcdefgh", "b": bytes(range(250)) * 16}
 META = {"format": "pt"}
+FACTS = {"the plan": "abc"}
 
 
 def fill(sink: FileSink) -> None:
@@ -53,7 +55,7 @@ def names(folder: Path) -> list[str]:
 
 def test_the_name_comes_last(tmp_path: Path) -> None:
     path = tmp_path / "out.safetensors"
-    sink = FileSink(path, INFOS, META)
+    sink = FileSink(path, INFOS, META, facts=FACTS)
     fill(sink)
     assert names(tmp_path) == ["out.safetensors.partial", "out.safetensors.partial.journal"]
     assert (tmp_path / "out.safetensors.partial").stat().st_size == sink.n_bytes
@@ -68,14 +70,17 @@ def test_the_name_comes_last(tmp_path: Path) -> None:
 
 
 def test_the_journal_tells_what_is_done(tmp_path: Path) -> None:
-    sink = FileSink(tmp_path / "out.safetensors", INFOS, META, plan="abc")
+    sink = FileSink(tmp_path / "out.safetensors", INFOS, META, facts=FACTS)
     journal = tmp_path / "out.safetensors.partial.journal"
     sink.write("a", 0, memoryview(DATA["a"]))
+    sink.remember("a", "made of b")
     sink.tensor_done("a", "00")
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    lines = [json.loads(line.split("\t")[0]) for line in journal.read_text().splitlines()]
+    size = f"{sink.n_bytes} bytes"
+    owner = f"process {os.getpid()} on {socket.gethostname()}"
     assert lines == [
-        {"version": 1, "plan": "abc", "n_bytes": sink.n_bytes},
-        {"key": "a", "blake3": "00"},
+        {"version": 2, "facts": {"the plan": "abc", "size of the file": size}, "owner": owner},
+        {"key": "a", "blake3": "00", "note": "made of b"},
     ]
     sink.abort()
 
@@ -201,7 +206,7 @@ def test_without_verification_nothing_is_read_back(
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "out.safetensors"
-    sink = FileSink(path, INFOS, META)
+    sink = FileSink(path, INFOS, META, facts=FACTS)
     program = (
         "import sys\n"
         "from stockpot.checkpoints import FileSink\n"
@@ -211,7 +216,8 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     )
     other = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True)
     assert other.stdout == (
-        f"{path}: another process is writing this output; wait for it, or choose another name\n"
+        f"{path}: process {os.getpid()} on {socket.gethostname()} is writing this output; wait for "
+        "it, or choose another name\n"
     )
     fill(sink)  # the first is not disturbed
     sink.commit(META)
@@ -224,7 +230,7 @@ def test_a_dead_writers_claim_dies_with_it(tmp_path: Path) -> None:
         "import os, sys, signal\n"
         "from stockpot.checkpoints import *\n"
         "infos = {'x': TensorInfo('x', DTYPES['U8'], (9000,))}\n"
-        "sink = FileSink(sys.argv[1], infos, {})\n"
+        "sink = FileSink(sys.argv[1], infos, {}, facts={'x': 'y'})\n"
         "sink.write('x', 0, memoryview(b'?' * 9000))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -313,7 +319,7 @@ def test_a_disk_without_allocation_ahead_still_works(
 def test_a_failed_sync_in_the_background_is_not_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stockpot.checkpoints.sinks._SYNC_BYTES", 100)
+    monkeypatch.setattr("stockpot.checkpoints.file_sink._SYNC_BYTES", 100)
     called = threading.Event()
 
     def broken(descriptor: int) -> None:
@@ -416,7 +422,7 @@ def test_free_room_is_a_number(tmp_path: Path) -> None:
 def test_what_is_read_back_while_the_rest_is_written_counts_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stockpot.checkpoints.sinks._SYNC_BYTES", 1)
+    monkeypatch.setattr("stockpot.checkpoints.file_sink._SYNC_BYTES", 1)
     real, read = storage.DiskReader, threading.Event()
 
     def reader(path: Path, most_bytes: int) -> storage.DiskReader:

@@ -47,6 +47,7 @@ def test_draw_a_payload(files: dict[str, Path], config: Path, tmp_path: Path) ->
         "prompt": "(a:0), [cat]", "negative_prompt": "dull", "seed": 5, "steps": 9, "n_iter": 2,
         "sampler_name": "Euler", "width": 512, "height": 512, "cfg_scale": 4, "enable_hr": True,
         "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7, "tiling": True,
+        "restore_faces": True,
     }))  # fmt: skip
     out = tmp_path / "out"
     result = run("draw", files["a"], "--payload", payload, "--config", config, "-o", out,
@@ -54,7 +55,7 @@ def test_draw_a_payload(files: dict[str, Path], config: Path, tmp_path: Path) ->
     assert result.exit_code == 0
     drawn = json.loads(result.stdout)
     assert [Path(one["file"]).name for one in drawn] == ["cat-5.png", "cat-6.png"]
-    assert "tiling: true is asked for, which is not done here" in result.stderr
+    assert "restore_faces: true is asked for, which is not done here" in result.stderr
     assert "cat: 5 tokens, negative 4; 2 pictures with a" in result.stderr
     assert "peak memory" in result.stderr
     read = parse_infotext(read_parameters(out / "cat-6.png"))
@@ -63,6 +64,7 @@ def test_draw_a_payload(files: dict[str, Path], config: Path, tmp_path: Path) ->
     assert (request.prompt, request.seed, request.settings.steps) == ("(a:0), [cat]", 6, 2)
     assert (request.settings.width, request.settings.height) == (32, 32)
     assert request.settings.hires is not None and request.settings.noise == "NV"
+    assert request.settings.tiling
     assert request.model.name == "a" and len(request.model.hash) == 10
     again = ("draw", files["a"], "--payload", payload, "--config", config, "-o", out)
     with pytest.raises(OutputExistsError, match="cat-5.png, cat-6.png are there already"):
@@ -164,6 +166,39 @@ def test_a_grid_is_taken_up_where_it_was(
     assert json.loads(run(*grown, "--overwrite").stdout)["n_drawn"] == 3
     with pytest.raises(UnknownNameError, match="unknown row 'ratio 7'"):
         run(*words, "--overwrite", "--reference", "ratio 7")
+
+
+def test_differences_are_measured_as_asked(
+    files: dict[str, Path], config: Path, tmp_path: Path
+) -> None:
+    from stockpot.draw import MEASURES
+
+    words = ("grid", files["a"], "-x", "seed=1,2", "-y", "cfg=1,4", "--prompt", "a red heart",
+             "--set", "steps=1", "--config", config, "--reference", "cfg 1", "-o",
+             tmp_path / "grid", "--json", "--compare")  # fmt: skip
+    asked = [name for name in MEASURES if name != "embedding"]
+    found = json.loads(run(*words, ",".join(asked)).stdout)
+    ((row, mean),) = found["means"].items()
+    assert (found["reference"], row) == ("cfg 1", "cfg 4")
+    compared = [cell for cell in found["cells"] if cell["row"] == "cfg 4"]
+    for name in asked:
+        assert mean[name] == pytest.approx(sum(cell[name] for cell in compared) / 2, abs=1e-5)
+        assert not any(name in cell for cell in found["cells"] if cell["row"] == "cfg 1")
+    html = (tmp_path / "grid" / "grid.html").read_text()
+    for word in ("LPIPS-like 0.", "SIFT ", "detail +", "Mean of cfg 4"):
+        assert word in html or word.replace("+", "-") in html
+    with pytest.raises(UnknownNameError, match="unknown measure 'msee'; did you mean 'mse'"):
+        run(*words, "msee")
+    with pytest.raises(RequestError, match="comparing embeddings needs the folder of a network"):
+        run(*words, "embedding")
+
+
+def test_a_device_that_is_not_there(files: dict[str, Path], config: Path, tmp_path: Path) -> None:
+    for words in (("draw", files["a"], "--prompt", "x"),
+                  ("grid", files["a"], "--prompt", "x", "-x", "seed=1")):  # fmt: skip
+        with pytest.raises(RequestError, match="this machine has no device 'cuda:99'"):
+            run(*words, "--device", "cuda:99", "--config", config, "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_axes_of_models_and_parts(files: dict[str, Path], config: Path, tmp_path: Path) -> None:

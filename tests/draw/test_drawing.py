@@ -34,6 +34,7 @@ from stockpot.draw import (
     read_lora,
     set_steps,
 )
+from stockpot.draw.noises import noise_of_scheduler
 from stockpot.errors import CheckpointError, UnknownNameError
 
 MakeModel = Callable[..., MemorySource]
@@ -189,6 +190,35 @@ def test_mimicking_the_guidance_changes_nothing(painter: Painter, sampler: str) 
     same = draw(painter, sampler=sampler, thresholding=Thresholding(5.0))
     assert near(same, plain, 2e-4)
     assert not near(draw(painter, sampler=sampler, thresholding=Thresholding(1.0)), plain, 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_thresholding_sees_the_finished_picture(painter: Painter, sampler: str, kind: str) -> None:
+    """At every call of the model, also those in the middle of a step.
+
+    A model that knows the noise is shown alpha · (x0 + sigma · noise), alpha = 1 / √(1 + sigma²),
+    and the finished picture that thresholding is given must be x0.
+    """
+    from stockpot.draw.sampling import to_picture
+
+    x0, noise = torch.full((1, 4, 8, 8), 0.7), torch.full((1, 4, 8, 8), -0.4)
+    scheduler = make_scheduler(sampler, {**painter.parts.noise, "prediction_type": kind})
+    set_steps(scheduler, 5)
+    ones = torch.ones_like(x0)
+    path = (lambda *_: torch.zeros_like(x0)) if SAMPLERS[sampler].on_path else None
+    for t in scheduler.timesteps:
+        told = float(scheduler.scale_model_input(ones, t).mean())
+        a, b = to_picture(scheduler, t)
+        alpha = 1 / a if kind == "epsilon" else a
+        sigma = (1 / alpha**2 - 1) ** 0.5
+        shown = alpha * (x0 + sigma * noise)
+        out = noise if kind == "epsilon" else alpha * (noise - sigma * x0)
+        assert torch.allclose(a * shown + b * out, x0, atol=1e-4 * (1 + sigma))
+        # Samplers in k-diffusion's terms say alpha themselves; the others scale nothing.
+        assert told in (1.0, pytest.approx(alpha, rel=1e-4))
+        with noise_of_scheduler(scheduler, Noises([0]), path):
+            scheduler.step(ones, t, ones, return_dict=False)
 
 
 def test_rescaling_and_its_identity(painter: Painter) -> None:

@@ -58,6 +58,21 @@ def test_a_vae_alone_can_be_given(make_model: MakeModel, config: Path) -> None:
     assert equal(weights(parts, "vae"), weights(load_parts(make_model(5), config), "vae"))
 
 
+def test_a_vae_under_other_names_can_be_given(
+    make_model: MakeModel, config: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    from stockpot.checkpoints import open_checkpoint
+
+    other = load_parts(make_model(5), config)
+    save_file(weights(other, "vae"), tmp_path / "vae.safetensors")
+    with open_checkpoint(tmp_path / "vae.safetensors") as source:
+        assert "decoder.mid_block.resnets.0.conv1.weight" in source.tensors
+        parts = load_parts(make_model(1), config, vae=source)
+    assert equal(weights(parts, "vae"), weights(other, "vae"))
+
+
 def test_one_missing_key_is_named(make_model: MakeModel, config: Path) -> None:
     key = "model.diffusion_model.out.2.bias"
     broken = make_model(rename=lambda name: "spare" if name == key else name)

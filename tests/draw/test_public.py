@@ -28,7 +28,7 @@ def test_import_loads_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-@pytest.mark.parametrize("name", ["diffusers", "transformers", "PIL", "accelerate"])
+@pytest.mark.parametrize("name", ["diffusers", "transformers", "PIL", "accelerate", "torchsde"])
 def test_missing_libraries_are_said(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=r"type: pip install 'stockpot\[draw\]'"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stockpot.draw import (
@@ -105,6 +105,7 @@ requests = st.builds(
         noise=st.sampled_from(["CPU", "NV"]),
         step_delta=st.integers(0, 31337),
         cfg_rescale=shares,
+        tiling=st.booleans(),
         thresholding=st.none()
         | st.builds(
             Thresholding,
@@ -136,6 +137,8 @@ requests = st.builds(
 )  # fmt: skip
 
 
+# The first example loads libraries, which on a busy machine takes a second.
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(requests)
 def test_what_is_written_is_read_back(request: Request) -> None:
     assert parse_payload(
@@ -166,6 +169,9 @@ def test_a_png_carries_its_infotext(tmp_path: Path) -> None:
         ({"steps": "many"}, "payload: steps: a number is needed, but got 'many'"),
         ({"steps": 1.5}, "steps: a whole number is needed, but got 1.5"),
         ({"cfg_scale": True}, "cfg_scale: a number is needed, but got True"),
+        ({"tiling": "yes"}, "tiling: true or false is needed, but got 'yes'"),
+        ({"sampler_name": "Restart"}, "unknown sampler 'Restart'"),
+        ({"scheduler": "KL Optimal"}, "unknown schedule 'KL Optimal'"),
         ({"prompt": 7}, "prompt: a text is needed, but got 7"),
         ({"sampler_name": "Eular"}, "unknown sampler 'Eular'; did you mean 'Euler'"),
         ({"enable_hr": True, "hr_upscaler": "R-ESRGAN 4x+"}, "unknown upscaler 'R-ESRGAN 4x\\+'"),
@@ -191,7 +197,8 @@ def test_all_problems_come_at_once() -> None:
     ("payload", "message"),
     [
         ({"restore_faces": True}, "restore_faces: true is asked for, which is not done here"),
-        ({"tiling": True}, "tiling: true is asked for"),
+        ({"refiner_checkpoint": "x"}, 'refiner_checkpoint: "x" is asked for'),
+        ({"hr_scheduler": "Karras"}, 'hr_scheduler: "Karras" is asked for'),
         ({"cfg_scale": 0.5}, "cfg_scale: guidance of 0.5 is drawn as 1"),
         ({"styles": ["film"]}, 'styles: \\["film"\\] is asked for'),
         ({"wobble": 3}, "wobble: this field is not known here"),
@@ -204,6 +211,47 @@ def test_what_is_not_done_is_said(payload: dict[str, Any], message: str) -> None
 
     (note,) = parse_payload(payload).notes
     assert re.search(message, str(note))
+
+
+# Every field of A1111's and Forge's `/sdapi/v1/txt2img`, as their schemas list them, with what a
+# client that fills in all of them sends for "nothing".
+FIELDS: dict[str, Any] = {
+    "prompt": "", "negative_prompt": "", "styles": [], "seed": -1, "subseed": -1,
+    "subseed_strength": 0, "seed_resize_from_h": -1, "seed_resize_from_w": -1,
+    "sampler_name": "Euler", "scheduler": "automatic", "batch_size": 1, "n_iter": 1, "steps": 50,
+    "cfg_scale": 7, "distilled_cfg_scale": 3.5, "width": 512, "height": 512,
+    "restore_faces": False, "tiling": False, "do_not_save_samples": False,
+    "do_not_save_grid": False, "eta": 0, "denoising_strength": 0, "s_min_uncond": 0, "s_churn": 0,
+    "s_tmax": 0, "s_tmin": 0, "s_noise": 1, "override_settings": {},
+    "override_settings_restore_afterwards": True, "refiner_checkpoint": None,
+    "refiner_switch_at": 0, "disable_extra_networks": False, "firstpass_image": None,
+    "comments": {}, "enable_hr": False, "firstphase_width": 0, "firstphase_height": 0,
+    "hr_scale": 2, "hr_upscaler": None, "hr_second_pass_steps": 0, "hr_resize_x": 0,
+    "hr_resize_y": 0, "hr_checkpoint_name": None, "hr_additional_modules": None,
+    "hr_sampler_name": None, "hr_scheduler": None, "hr_prompt": "", "hr_negative_prompt": "",
+    "hr_cfg": 1, "hr_distilled_cfg": 3.5, "force_task_id": None, "sampler_index": "Euler",
+    "script_name": None, "script_args": [], "send_images": True, "save_images": False,
+    "alwayson_scripts": {}, "infotext": None,
+}  # fmt: skip
+
+
+def test_every_field_of_the_api_is_known() -> None:
+    read = parse_payload(FIELDS)
+    assert read.notes == ()
+    assert read.request.settings.schedule == "Automatic"
+    asking = {"restore_faces": True, "styles": ["x"], "seed_resize_from_h": 64, "s_churn": 1,
+              "s_tmin": 1, "s_tmax": 9, "s_noise": 1.1, "s_min_uncond": 1, "script_name": "x",
+              "script_args": [1], "refiner_checkpoint": "x", "hr_checkpoint_name": "x",
+              "hr_scheduler": "Karras", "infotext": "x", "firstpass_image": "x",
+              "disable_extra_networks": True, "firstphase_width": 64}  # fmt: skip
+    for name, value in asking.items():
+        (note,) = parse_payload({**FIELDS, name: value}).notes
+        assert f"payload: {name}: " in str(note)
+
+
+def test_schedules_have_short_names() -> None:
+    for text, name in (("sgm_uniform", "SGM Uniform"), ("karras", "Karras"), ("Beta", "Beta")):
+        assert parse_payload({"scheduler": text}).request.settings.schedule == name
 
 
 def test_odd_infotexts() -> None:

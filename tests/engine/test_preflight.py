@@ -239,7 +239,7 @@ def test_a_disk_with_too_little_room(
     save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_recipe("1*a", {"a": str(save("a"))})
-    monkeypatch.setattr("stockpot.engine.merging.free_bytes", lambda folder: 5000)
+    monkeypatch.setattr("stockpot.engine.output_place.free_bytes", lambda folder: 5000)
     with pytest.raises(PreflightError) as caught:
         merge(recipe, tmp_path / "out.safetensors")
     assert "out.safetensors: the output takes 6." in str(caught.value)

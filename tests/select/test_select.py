@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stockpot.draw import Request
@@ -293,6 +293,7 @@ def test_greedy_drop_by_hand() -> None:
     assert greedy_drop(setup).choice == Choice(("a", "b"), ("a", "b"))
 
 
+@settings(deadline=None, max_examples=20)
 @given(st.permutations(["a", "b", "c", "bad", "knows"]), st.integers(0, 3))
 def test_decisions_do_not_depend_on_order(order: list[str], shift: int) -> None:
     exam = make_exam(5)
@@ -312,6 +313,7 @@ def test_decisions_do_not_depend_on_order(order: list[str], shift: int) -> None:
     assert found["knows"][0] and not found["bad"][0]
 
 
+@settings(deadline=None)
 @given(st.floats(0.0, 3.0))
 def test_equal_candidates_all_stay(margin: float) -> None:
     marks = {name: {f"p#{i}": 0.1 * i for i in range(8)} for name in "abc"}

@@ -25,6 +25,7 @@ from stockpot.tune import (
     open_examiner,
     picture_facts,
     read_exam,
+    score_together,
     scores_of,
     tally,
 )
@@ -263,3 +264,38 @@ def test_importing_loads_nothing_heavy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_candidates_can_be_compared_with_each_other(sources: dict[str, Source]) -> None:
+    tasks = make_exam(3).tasks
+    with open_examiner(sources, {"n": make_scorer("contrast")}) as examiner:
+        marks = {text: list(examiner.examine(mix(text), tasks, pictures=True)) for text in "ab"}
+        bare = {"a": list(examiner.examine(mix("a"), tasks))}
+    together = Together()
+    found = score_together(marks, tasks, "t", together)
+    assert together.sizes == [6]
+    assert [m.task for m in found["b"]] == [task.name for task in tasks]
+    sums = [sum(mark.scores["t"] for mark in found[text]) for text in "ab"]
+    assert sums[0] == pytest.approx(-sums[1]) and sums[0] != 0
+    assert found["a"][0].scores["n"] == marks["a"][0].scores["n"]
+    with pytest.raises(ScorerError, match="marks need their pictures"):
+        score_together(bare, tasks, "t", together)
+
+
+def test_every_component_from_another_model(judged: LiveExaminer) -> None:
+    tasks = make_exam(2).tasks
+    recipe = make_recipe({"unet": "mean(a, b)", "te": "b", "vae": "a"}, POOL)
+    same = mix("a", unet="mean(a, b)", te="b")
+    one, two = (list(judged.examine(r, tasks, pictures=True)) for r in (recipe, same))
+    assert [mark.scores for mark in one] == [mark.scores for mark in two]
+    assert not np.array_equal(
+        one[0].picture, next(judged.examine(mix("a"), tasks, pictures=True)).picture
+    )
+
+
+def test_a_closed_examiner_says_so(sources: dict[str, Source]) -> None:
+    examiner = open_examiner(sources, {"n": Counting()})
+    examiner.close()
+    examiner.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        next(examiner.examine(mix("a"), make_exam(1).tasks))

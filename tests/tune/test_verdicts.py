@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from stockpot.tune import Verdict, compare_marks, paired_bootstrap
+from stockpot.tune import Verdict, bootstrap_mean, compare_marks
 
 SCORES = st.dictionaries(
     st.tuples(st.integers(0, 7), st.integers(0, 2)).map(lambda t: f"p{t[0]}#{t[1]}"),
@@ -40,7 +40,7 @@ def test_interval_and_p_are_scipys() -> None:
 
 def test_the_interval_of_a_normal_mean_is_students() -> None:
     values = np.random.default_rng(3).normal(size=8)
-    low, high = paired_bootstrap([values[i : i + 1] for i in range(8)], level=0.8, n_boot=200_000,
+    low, high = bootstrap_mean([values[i : i + 1] for i in range(8)], level=0.8, n_boot=200_000,
                                  seed=0)  # fmt: skip
     t = stats.t.interval(0.8, 7, values.mean(), stats.sem(values))
     assert high - low == pytest.approx(t[1] - t[0], rel=0.05)
@@ -97,7 +97,7 @@ def test_bad_numbers() -> None:
     with pytest.raises(ValueError, match="must be finite"):
         compare_marks({"a": math.nan}, {"a": 1.0})
     with pytest.raises(ValueError, match="two groups"):
-        paired_bootstrap([np.ones(3)], level=0.9, n_boot=10, seed=0)
+        bootstrap_mean([np.ones(3)], level=0.9, n_boot=10, seed=0)
 
 
 def mirrored(verdict: Verdict) -> tuple[object, ...]:

@@ -5,6 +5,7 @@ Rows come under the names of a checkpoint, as everywhere; an arrangement says wh
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -16,13 +17,17 @@ from typing import final
 from blake3 import blake3
 
 from stockpot.checkpoints import storage
-from stockpot.checkpoints.sinks import FileSink, Sink, file_bytes
+from stockpot.checkpoints.file_sink import FileSink
+from stockpot.checkpoints.journal import this_process
+from stockpot.checkpoints.sinks import Sink, file_bytes
 from stockpot.checkpoints.sources import TensorInfo
 from stockpot.errors import OutputError, OutputExistsError
 
-__all__ = ["Arrangement", "FolderSink", "Place", "RenamingSink"]
+__all__ = ["Arrangement", "FolderSink", "Place", "RenamingSink", "is_unfinished"]
 
 _CLAIM = ".stockpot-writes-here"
+_KEPT = (".partial", ".partial.journal")
+_MOST_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,12 @@ class RenamingSink(Sink):
         self._sinks, self._places = dict(sinks), arrangement.places
         self._waiting: dict[str, bytearray] = {}
         self._guard = Lock()
+        # The text of a tensor is kept with its first part, and counts when all parts are there.
+        self.done = {
+            key: self._sinks[places[0].file].done[places[0].key]
+            for key, places in arrangement.places.items()
+            if places and all(place.key in self._sinks[place.file].done for place in places)
+        }
 
     def write(self, key: str, start: int, data: memoryview) -> None:
         """Write elements at their place; see `Sink.write`."""
@@ -143,6 +154,11 @@ class RenamingSink(Sink):
             waiting = self._waiting.setdefault(key, bytearray(info.n_bytes))
         begin = start * info.dtype.itemsize
         waiting[begin : begin + data.nbytes] = data.cast("B")
+
+    def remember(self, key: str, note: str) -> None:
+        """Keep a text with the first part of the tensor; see `Sink.remember`."""
+        for place in self._places[key][:1]:
+            self._sinks[place.file].remember(place.key, note)
 
     def tensor_done(self, key: str, digest: str | None) -> None:
         """Write what was kept, and note the tensor; see `Sink.tensor_done`."""
@@ -166,15 +182,22 @@ class RenamingSink(Sink):
     def commit(
         self, metadata: Mapping[str, str], progress: Callable[[int], None] = lambda n_bytes: None
     ) -> None:
-        """Finish every file; see `Sink.commit`."""
+        """Finish every file, and give names only when all are complete; see `Sink.commit`."""
         for sink in self._sinks.values():
-            sink.commit(metadata, progress)
+            sink.complete(metadata, progress)
+        for sink in self._sinks.values():
+            sink.give_name()
 
     def abort(self) -> None:
         """Remove what was written; see `Sink.abort`."""
         self._waiting = {}
         for sink in self._sinks.values():
             sink.abort()
+
+    def pause(self) -> int:
+        """Keep the files that have something; see `Sink.pause`."""
+        self._waiting = {}
+        return sum([sink.pause() for sink in self._sinks.values()])
 
 
 def _transposed(data: memoryview, shape: tuple[int, ...], size: int) -> memoryview:
@@ -189,8 +212,9 @@ def _transposed(data: memoryview, shape: tuple[int, ...], size: int) -> memoryvi
 class FolderSink(Sink):
     """Writes a folder of several files, which has its name only when all of it is complete.
 
-    While it is written the folder is called ``NAME.partial``. A killed process leaves that; the
-    next run under the same name replaces it.
+    While it is written the folder is called ``NAME.partial``, and each file in it is what a
+    `FileSink` writes, with a journal of its own. A process that ends early leaves that, and a sink
+    with the same facts goes on from it.
 
     Args:
         path: The final name. Nothing may stand there: a folder is never replaced.
@@ -198,10 +222,13 @@ class FolderSink(Sink):
         tensors: Facts of the tensors that come in.
         metadata: Of each file with weights, or a stand-in of at least the final length.
         verify: Whether to read every file back before the folder gets its name.
-        plan: Fingerprint of what is being written.
+        facts: All that decides on the bytes; see `FileSink`.
+        restart: Throw away what a stopped run left.
+        recheck: Read again all that it left, and keep what is as it was written.
 
     Raises:
         OutputExistsError: Something stands under the name.
+        UnfinishedError: A stopped run left something else under this name.
         OutputError: There is no room, no permission, or another process writes it.
     """
 
@@ -213,30 +240,39 @@ class FolderSink(Sink):
         metadata: Mapping[str, str],
         *,
         verify: bool = True,
-        plan: str = "",
+        facts: Mapping[str, str] | None = None,
+        restart: bool = False,
+        recheck: bool = False,
     ) -> None:
         self.path, self.tensors = Path(path), dict(tensors)
         self._texts = arrangement.texts
         self._partial = self.path.with_name(self.path.name + ".partial")
         self._finished, self._sinks = False, dict[str, FileSink]()
         self._refuse_existing()
-        self._claim = self._claimed()
+        self._claim = self._claimed(keep=not restart)
         try:
             for file, infos in arrangement.infos(tensors).items():
                 place = self._partial / file
                 place.parent.mkdir(parents=True, exist_ok=True)
-                self._sinks[file] = FileSink(place, infos, metadata, verify=verify, plan=plan)
+                self._sinks[file] = FileSink(
+                    place, infos, metadata, verify=verify, facts=facts, recheck=recheck
+                )
         except OSError as error:
-            self.abort()
+            self.pause()
             raise self._explained(error) from error
         except BaseException:
-            self.abort()
+            self.pause()
             raise
         self._rows = RenamingSink(self._sinks, arrangement, tensors)
+        self.done = self._rows.done
 
     def write(self, key: str, start: int, data: memoryview) -> None:
         """Write elements at their place in their file; see `Sink.write`."""
         self._rows.write(key, start, data)
+
+    def remember(self, key: str, note: str) -> None:
+        """Keep a text in the file's journal; see `Sink.remember`."""
+        self._rows.remember(key, note)
 
     def tensor_done(self, key: str, digest: str | None) -> None:
         """Note the tensor in its file's journal; see `Sink.tensor_done`."""
@@ -246,7 +282,8 @@ class FolderSink(Sink):
         self, metadata: Mapping[str, str], progress: Callable[[int], None] = lambda n_bytes: None
     ) -> None:
         """Finish every file, write the texts, rename the folder; see `Sink.commit`."""
-        self._rows.commit(metadata, progress)
+        for sink in self._sinks.values():
+            sink.complete(metadata, progress)
         try:
             for name, data in self._texts.items():
                 place = self._partial / name
@@ -257,11 +294,18 @@ class FolderSink(Sink):
                     storage.sync(descriptor)
                 finally:
                     os.close(descriptor)
+            self._refuse_existing()
+            for sink in self._sinks.values():
+                sink.give_name(keep_journal=True)
             for folder in (self._partial, *(p for p in self._partial.rglob("*") if p.is_dir())):
                 storage.sync_folder(folder)
-            self._refuse_existing()
-            (self._partial / _CLAIM).unlink() if storage.can_rename_open() else self._let_go()
+            # Until here a run that is killed can be gone on from.
+            for sink in self._sinks.values():
+                sink.forget()
+            if not storage.can_rename_open():
+                self._let_go()
             storage.replace(self._partial, self.path)
+            (self.path / _CLAIM).unlink(missing_ok=True)
         except OSError as error:
             raise self._explained(error) from error
         self._finished = True
@@ -277,8 +321,21 @@ class FolderSink(Sink):
         self._let_go()
         shutil.rmtree(self._partial, ignore_errors=True)
 
-    def _claimed(self) -> int:
-        """Make the unfinished folder ours, whatever a killed run left in it."""
+    def pause(self) -> int:
+        """Keep what is done of every file; see `Sink.pause`."""
+        if self._finished:
+            return 0
+        kept = sum([sink.pause() for sink in self._sinks.values()])
+        # A file that could not be opened may be what an earlier run left.
+        if not kept and not any(self._partial.rglob("*.journal")):
+            self.abort()
+            return 0
+        self._finished = True
+        self._let_go(keep=True)
+        return kept
+
+    def _claimed(self, keep: bool) -> int:
+        """Make the unfinished folder ours, and clear away what cannot be gone on from."""
         claim = self._partial / _CLAIM
         try:
             if self._partial.is_symlink() or (
@@ -295,22 +352,35 @@ class FolderSink(Sink):
         except OSError as error:
             raise self._explained(error) from error
         try:
-            storage.lock(descriptor, claim, str(self.path))
-            for child in self._partial.iterdir():
+            storage.lock(descriptor, claim, str(self.path), lambda: _said_by(claim))
+            me = this_process().encode()
+            storage.write_at(descriptor, 0, memoryview(me))
+            os.ftruncate(descriptor, len(me))
+            self._take_back()
+            for child in sorted(self._partial.rglob("*"), reverse=True):
                 if child.is_dir() and not child.is_symlink():
-                    shutil.rmtree(child)
-                elif child.name != _CLAIM:
+                    with contextlib.suppress(OSError):
+                        child.rmdir()  # where nothing is left in it
+                elif child != claim and not (keep and child.name.endswith(_KEPT)):
                     child.unlink()
         except BaseException:
             os.close(descriptor)
             raise
         return descriptor
 
-    def _let_go(self) -> None:
+    def _take_back(self) -> None:
+        """Files that were complete when a run was killed, before the folder had its name."""
+        for journal in self._partial.rglob("*.partial.journal"):
+            partial = journal.with_suffix("")
+            named = partial.with_suffix("")
+            if named.is_file() and not named.is_symlink() and not partial.exists():
+                os.rename(named, partial)
+
+    def _let_go(self, keep: bool = False) -> None:
         if self._claim >= 0:
             os.close(self._claim)
             self._claim = -1
-        if not storage.can_rename_open():
+        if not storage.can_rename_open() and not keep:
             (self._partial / _CLAIM).unlink(missing_ok=True)
 
     def _refuse_existing(self) -> None:
@@ -327,3 +397,22 @@ class FolderSink(Sink):
             f"{self.path}: the output cannot be written: {error.strerror}; nothing was saved "
             "under that name"
         )
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a folder is an output that is not complete, which nobody should take for a model.
+
+    Args:
+        folder: Any folder.
+
+    Returns:
+        True where a `FolderSink` writes, or wrote until it was killed.
+    """
+    return folder.name.endswith(".partial") and (folder / _CLAIM).is_file()
+
+
+def _said_by(claim: Path) -> str:
+    """Who claims a folder, in the words of the claim."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return claim.read_text("utf-8")[:_MOST_CHARACTERS]
+    return ""

@@ -6,6 +6,7 @@ for as long as the disk needs to give everything back; so a tensor is read as so
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -17,8 +18,9 @@ from typing import final
 from blake3 import blake3
 
 from stockpot.checkpoints import storage
+from stockpot.errors import CheckpointError
 
-__all__ = ["Piece", "ReadBack"]
+__all__ = ["Piece", "ReadBack", "intact"]
 
 _CHUNK_BYTES = 1 << 22
 _THREADS = 4
@@ -39,6 +41,55 @@ class Piece:
     offset: int
     n_bytes: int
     digest: str
+
+
+def intact(path: Path, pieces: Iterable[Piece], *, from_disk: bool = False) -> set[str]:
+    """Find out which pieces of a file are as they were written.
+
+    Args:
+        path: The file; synced, where it is to be read from the disk.
+        pieces: Each once.
+        from_disk: Read past the system's cache.
+
+    Returns:
+        The keys of those; what cannot be read is not among them.
+    """
+    queue = deque(pieces)
+    good: set[str] = set()
+
+    def work() -> None:
+        reader = storage.DiskReader(path, _CHUNK_BYTES, direct=from_disk)
+        try:
+            while True:
+                try:
+                    piece = queue.popleft()
+                except IndexError:
+                    return
+                with contextlib.suppress(OSError, CheckpointError):
+                    if _digest(reader, path, piece) == piece.digest:
+                        good.add(piece.key)
+        finally:
+            reader.close()
+
+    if queue:
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="stockpot-check") as pool:
+            for done in [pool.submit(work) for _ in range(_THREADS)]:
+                done.result()
+    return good
+
+
+def _digest(
+    reader: storage.DiskReader,
+    path: Path,
+    piece: Piece,
+    count: Callable[[int], None] = lambda n_bytes: None,
+) -> str:
+    hasher = blake3()
+    for begin in range(0, piece.n_bytes, _CHUNK_BYTES):
+        length = min(_CHUNK_BYTES, piece.n_bytes - begin)
+        hasher.update(reader.read(piece.offset + begin, length, str(path)))
+        count(length)
+    return hasher.hexdigest()
 
 
 @final
@@ -143,12 +194,7 @@ class ReadBack:
             reader.close()
 
     def _compare(self, reader: storage.DiskReader, piece: Piece) -> None:
-        hasher = blake3()
-        for begin in range(0, piece.n_bytes, _CHUNK_BYTES):
-            length = min(_CHUNK_BYTES, piece.n_bytes - begin)
-            hasher.update(reader.read(piece.offset + begin, length, str(self._path)))
-            self._count(length)
-        if hasher.hexdigest() == piece.digest:
+        if _digest(reader, self._path, piece, self._count) == piece.digest:
             self._passed(piece.key)
             return
         with self._guard:

@@ -62,6 +62,8 @@ class Source(ABC):
         metadata: The checkpoint's own metadata: strings only, untrusted.
         files: The files that it reads, which nobody may write to meanwhile; none by default.
         notes: Sentences on how the tensors were found in the file, where that is worth knowing.
+        known: What identifies all that it holds better than its files do, such as a content hash
+            that was checked; empty by default.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Source(ABC):
     metadata: Mapping[str, str]
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    known: str = ""
 
     @abstractmethod
     def read_into(self, key: str, start: int, stop: int, out: memoryview) -> None:

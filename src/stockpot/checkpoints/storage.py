@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import final
 
@@ -110,12 +111,16 @@ class DiskReader:
     Args:
         path: A synced file.
         most_bytes: Longest piece that will be read.
+        direct: Whether to go past the cache at all.
     """
 
-    def __init__(self, path: Path, most_bytes: int) -> None:
+    def __init__(self, path: Path, most_bytes: int, direct: bool = True) -> None:
         self._path = path
         # Mapped memory begins at a page, as direct reads want it.
         self._buffer = memoryview(_pages(most_bytes + 2 * _PAGE_BYTES))
+        if not direct:
+            self._descriptor = open_for_reading(path)
+            return
         try:
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
         except OSError:
@@ -273,18 +278,25 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def lock(descriptor: int, path: Path, name: str) -> None:
+def lock(descriptor: int, path: Path, name: str, owner: Callable[[], str] = lambda: "") -> None:
     """Claim a file for this process; the claim ends with the process, however it ends.
 
     Args:
         descriptor: From `open_for_writing`.
         path: What was opened.
         name: The output's name, for the message.
+        owner: Finds out who holds it, where it is held; empty where nobody knows.
 
     Raises:
         OutputError: Another process holds it.
     """
-    held = f"{name}: another process is writing this output; wait for it, or choose another name"
+
+    def held() -> str:
+        return (
+            f"{name}: {owner() or 'another process'} is writing this output; wait for it, or "
+            "choose another name"
+        )
+
     try:
         if os.name == "nt":
             import msvcrt
@@ -299,10 +311,10 @@ def lock(descriptor: int, path: Path, name: str) -> None:
     except OSError as error:
         # Some network disks know no locks; there, two writers are the user's to avoid.
         if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
-            raise OutputError(held) from error
+            raise OutputError(held()) from error
     # Whoever held the file may have finished and renamed it between our opening and our claim.
     if not is_at(descriptor, path):
-        raise OutputError(held)
+        raise OutputError(held())
 
 
 def is_at(descriptor: int, path: Path) -> bool:

@@ -84,6 +84,7 @@ class View(Source):
     def __init__(self, source: Source, tensors: Iterable[Viewed]) -> None:
         self.source = source
         self.name, self.files, self.metadata = source.name, source.files, source.metadata
+        self.known = source.known
         self._viewed: dict[str, Viewed] = {}
         facts: dict[str, TensorInfo] = {}
         for viewed in tensors:

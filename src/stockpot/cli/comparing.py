@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stockpot.cli.merging import Restart
 from stockpot.cli.naming import free_name
 from stockpot.cli.output import note, print_json, print_table, safe_text, shown_progress
+from stockpot.cli.stopping import stoppable
 from stockpot.errors import (
     CheckpointError,
     MissingExtraError,
@@ -66,6 +69,7 @@ def compare_files(
     memory: Memory = "1GiB",
     threads: Threads = 0,
     overwrite: Overwrite = False,
+    restart: Restart = False,
     json_: Json = False,
 ) -> None:
     """Read every file once, and tell how the models lie: distances, families, maps.
@@ -75,7 +79,7 @@ def compare_files(
     """
     from stockpot.compare import add_mixes, load_comparison, save_comparison, study
 
-    kept = output / FILE_NAME
+    kept, sums = output / FILE_NAME, output / (FILE_NAME + ".sums.partial")
     results = [kept, output / "comparison.html", output / "figures"] if page else [kept]
     _check_extras(page)
     stages = [] if recipe is None else _stages(recipe, level)
@@ -97,16 +101,17 @@ def compare_files(
         if base is not None:
             raise typer.BadParameter("--base cannot change with --add; compare all files again")
         known = {model.name: model.content for model in found.models}
-        found = read_pool(paths, base_name, found.by, memory, threads)
+        found = read_pool(paths, base_name, found.by, memory, threads, sums, restart)
         _check_unchanged(found, known)
     elif len(files) == 1 and _is_comparison(files[0]):
         found = load_comparison(files[0])
     else:
         paths, base_name = _paths(files, base)
-        found = read_pool(paths, base_name, by, memory, threads)
+        found = read_pool(paths, base_name, by, memory, threads, sums, restart)
     output.mkdir(parents=True, exist_ok=True)
     if not (len(files) == 1 and files[0] == kept and not add):
         save_comparison(found, kept, overwrite=overwrite or add)
+        sums.unlink(missing_ok=True)
     shown = found
     if stages:
         called = _called(found, stages)
@@ -137,7 +142,13 @@ def compare_files(
 
 
 def read_pool(
-    paths: dict[str, str], base: str | None, by: str, memory: str, threads: int
+    paths: dict[str, str],
+    base: str | None,
+    by: str,
+    memory: str,
+    threads: int,
+    sums: Path | None = None,
+    restart: bool = False,
 ) -> Comparison:
     """Walk over files with progress on stderr.
 
@@ -147,6 +158,8 @@ def read_pool(
         by: How fine to keep the sums.
         memory: Ceiling as people write it.
         threads: Tensors at once.
+        sums: Where to keep sums on the way, so that a walk that is stopped can go on.
+        restart: Throw away those that are there.
 
     Returns:
         What was found.
@@ -176,10 +189,28 @@ def read_pool(
                 problems.append(Problem("unreadable", str(error)))
         if problems:
             raise PreflightError(problems)
-        with shown_progress() as progress:
-            return compare(
-                sources, base=base, by=by, memory=n_bytes, threads=threads, progress=progress  # type: ignore[arg-type]
-            )  # fmt: skip
+        if sums is not None:
+            stack.enter_context(_folder_of(sums))
+        stop = stack.enter_context(stoppable())
+        progress = stack.enter_context(shown_progress())
+        return compare(
+            sources, base=base, by=by, memory=n_bytes, threads=threads, progress=progress,  # type: ignore[arg-type]
+            journal=sums, restart=restart, stop=stop, tell=note,
+        )  # fmt: skip
+
+
+@contextmanager
+def _folder_of(file: Path) -> Iterator[None]:
+    """Make a file's folder, and take it away again where nothing came into it."""
+    folder = file.parent
+    there = folder.is_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if not there and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
 
 
 def _check_extras(page: bool) -> None:

@@ -16,6 +16,8 @@ from stockpot.cli.merging import (
     Json,
     Memory,
     Overwrite,
+    Recheck,
+    Restart,
     Threads,
     run_recipe,
     settings_of,
@@ -48,6 +50,8 @@ def swap_components(
     memory: Memory = "1GiB",
     threads: Threads = 0,
     overwrite: Overwrite = False,
+    restart: Restart = False,
+    recheck: Recheck = False,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -62,7 +66,7 @@ def swap_components(
     donors = {component: file for component, file in given.items() if file is not None}
     if not donors:
         raise typer.BadParameter("name a donor: --unet, --te, --te0, --te1 or --vae")
-    settings = settings_of(memory, threads, overwrite)
+    settings = settings_of(memory, threads, overwrite, restart=restart, recheck=recheck)
     run_recipe(swap(model, donors), output, Path(), dtype, settings, dry_run, json_)
 
 
@@ -76,6 +80,8 @@ def inject_components(
     memory: Memory = "1GiB",
     threads: Threads = 0,
     overwrite: Overwrite = False,
+    restart: Restart = False,
+    recheck: Recheck = False,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -93,7 +99,7 @@ def inject_components(
         if component in donors:
             raise typer.BadParameter(f"{component} has two donors: {donors[component]} and {file}")
         donors[component] = Path(file)
-    settings = settings_of(memory, threads, overwrite)
+    settings = settings_of(memory, threads, overwrite, restart=restart, recheck=recheck)
     run_recipe(swap(model, donors), output, Path(), dtype, settings, dry_run, json_)
 
 
@@ -109,6 +115,8 @@ def extract_component(
     memory: Memory = "1GiB",
     threads: Threads = 0,
     overwrite: Overwrite = False,
+    restart: Restart = False,
+    recheck: Recheck = False,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -119,7 +127,7 @@ def extract_component(
     """
     from stockpot.engine import extract
 
-    settings = settings_of(memory, threads, overwrite)
+    settings = settings_of(memory, threads, overwrite, restart=restart, recheck=recheck)
     form: Form = "checkpoint" if prefix else "bare"
     recipe = extract(model, component)
     run_recipe(recipe, output, Path(), dtype, settings, dry_run, json_, form)
@@ -132,13 +140,15 @@ def prune_model(
     memory: Memory = "1GiB",
     threads: Threads = 0,
     overwrite: Overwrite = False,
+    restart: Restart = False,
+    recheck: Recheck = False,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Leave out the EMA copy and keys without a meaning; with --dtype fp16 halve the rest too."""
     from stockpot.engine import prune
 
-    settings = settings_of(memory, threads, overwrite)
+    settings = settings_of(memory, threads, overwrite, restart=restart, recheck=recheck)
     run_recipe(prune(model), output, Path(), dtype, settings, dry_run, json_)
 
 
@@ -150,13 +160,15 @@ def unprune_model(
     memory: Memory = "1GiB",
     threads: Threads = 0,
     overwrite: Overwrite = False,
+    restart: Restart = False,
+    recheck: Recheck = False,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Fill the keys that a model lacks, or whole components, from another."""
     from stockpot.engine import unprune
 
-    settings = settings_of(memory, threads, overwrite)
+    settings = settings_of(memory, threads, overwrite, restart=restart, recheck=recheck)
     run_recipe(unprune(model, base), output, Path(), dtype, settings, dry_run, json_)
 
 
@@ -183,6 +195,8 @@ def convert_model(
     memory: Memory = "1GiB",
     threads: Threads = 0,
     overwrite: Overwrite = False,
+    restart: Restart = False,
+    recheck: Recheck = False,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -199,5 +213,5 @@ def convert_model(
     if prediction not in (None, "epsilon", "v_prediction"):
         raise typer.BadParameter("--prediction must be epsilon or v_prediction")
     pipeline = Pipeline(config, prediction)
-    settings = settings_of(memory, threads, overwrite)
+    settings = settings_of(memory, threads, overwrite, restart=restart, recheck=recheck)
     run_recipe(convert(model), output, Path(), dtype, settings, dry_run, json_, form, pipeline)

@@ -149,7 +149,11 @@ def run_demo(
             progress(now.stage, now.done_bytes, now.total_bytes)
 
         merged = merge(
-            recipe, soup, sources=sources, settings=Settings(overwrite=overwrite), progress=merging
+            recipe,
+            soup,
+            sources=sources,
+            settings=Settings(overwrite=overwrite, restart=True),
+            progress=merging,
         )
         clock.lap("merging")
         echo(f"merged {len(fine)} models into {soup.name} in {merged.elapsed_s:.1f} s")

@@ -23,6 +23,21 @@ from stockpot.cli.atelier import (
     told_warnings,
     vae_named,
 )
+from stockpot.cli.drawing_options import (
+    Config,
+    Device,
+    Dtype,
+    Embeddings,
+    Loras,
+    OtherTe,
+    OtherVae,
+    Pool,
+    Prediction,
+    Sets,
+    SizeScale,
+    Tokenizer,
+    VramLevel,
+)
 from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_json
 from stockpot.errors import Problem, RequestError
@@ -57,41 +72,26 @@ def draw_pictures(
     n: Annotated[int | None, typer.Option(help="Pictures of each request.")] = None,
     sampler: Annotated[str | None, typer.Option(help="Such as 'DPM++ 2M Karras'.")] = None,
     size: Annotated[str | None, typer.Option(help="Such as 512x768.")] = None,
-    size_scale: Annotated[
-        float | None,
-        typer.Option(help="Multiply all sizes, for models that draw smaller or larger ones."),
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any field of a payload: name=value.")
-    ] = None,
-    pool: Annotated[
-        list[str] | None, typer.Option(help="A model for an expression: NAME=FILE, or FILE.")
-    ] = None,
+    size_scale: SizeScale = None,
+    set_: Sets = None,
+    pool: Pool = None,
     models: Annotated[
         list[Path] | None,
         typer.Option(help="Folder in which models that cards name are found, by their hash."),
     ] = None,
-    vae: Annotated[Path | None, typer.Option(help="A file with another VAE.")] = None,
-    te: Annotated[Path | None, typer.Option(help="A file with other text encoders.")] = None,
-    embeddings: Annotated[
-        list[Path] | None, typer.Option(help="Folder with textual inversions.")
-    ] = None,
-    loras: Annotated[list[Path] | None, typer.Option(help="Folder with LoRAs.")] = None,
+    vae: OtherVae = None,
+    te: OtherTe = None,
+    embeddings: Embeddings = None,
+    loras: Loras = None,
     wildcards: Annotated[
         Path | None, typer.Option(help="Folder with lists for __wildcards__.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A diffusers folder that describes the architecture.")
-    ] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="A folder with CLIP's vocab.json and merges.txt.")
-    ] = None,
-    prediction: Annotated[
-        str | None, typer.Option(help="epsilon or v_prediction, where the file does not tell.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
-    vram: Annotated[str, typer.Option(help="high, medium or low.")] = "high",
+    config: Config = None,
+    tokenizer: Tokenizer = None,
+    prediction: Prediction = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    vram: VramLevel = "high",
     via: Annotated[
         str | None, typer.Option(help="Let a running web UI draw, such as http://127.0.0.1:7860.")
     ] = None,
@@ -182,6 +182,7 @@ def _draw_here(
 ) -> list[dict[str, Any]]:
     from stockpot.draw import (
         Named,
+        check_device,
         draw_request,
         peak_bytes,
         read_wildcards,
@@ -190,6 +191,7 @@ def _draw_here(
     )
     from stockpot.engine import size_text
 
+    check_device(how.device)
     paths = [output / f"{s}-{seed}.png" for s, request, _ in pairs for seed in _numbers(request)]
     refuse_existing(paths, overwrite)
     output.mkdir(parents=True, exist_ok=True)

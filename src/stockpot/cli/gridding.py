@@ -25,6 +25,21 @@ from stockpot.cli.atelier import (
     told_warnings,
     vae_named,
 )
+from stockpot.cli.drawing_options import (
+    Config,
+    Device,
+    Dtype,
+    Embeddings,
+    Loras,
+    OtherTe,
+    OtherVae,
+    Pool,
+    Prediction,
+    Sets,
+    SizeScale,
+    Tokenizer,
+    VramLevel,
+)
 from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_json
 from stockpot.errors import Problem, RequestError
@@ -32,7 +47,7 @@ from stockpot.errors import Problem, RequestError
 if TYPE_CHECKING:
     import numpy as np
 
-    from stockpot.draw import Axis, CellMix, DrawnGrid, GridCell, Request
+    from stockpot.draw import Axis, CellMix, DrawnGrid, GridCell, Measurer, Request
     from stockpot.report import GridPicture
 
 __all__ = ["draw_grid_of"]
@@ -64,25 +79,33 @@ def draw_grid_of(
     payload: Annotated[Path | None, typer.Option(help="A web UI's request as JSON.")] = None,
     infotext: Annotated[Path | None, typer.Option(help="A recipe card.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What to draw.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any field of a payload: name=value.")
-    ] = None,
-    size_scale: Annotated[float | None, typer.Option(help="Multiply all sizes.")] = None,
-    pool: Annotated[list[str] | None, typer.Option(help="A model: NAME=FILE, or FILE.")] = None,
+    set_: Sets = None,
+    size_scale: SizeScale = None,
+    pool: Pool = None,
     reference: Annotated[
         str | None,
         typer.Option(help="Label of a row: below each other row, show how it differs from it."),
     ] = None,
-    vae: Annotated[Path | None, typer.Option(help="A file with the VAE for all.")] = None,
-    te: Annotated[Path | None, typer.Option(help="A file with text encoders for all.")] = None,
-    embeddings: Annotated[list[Path] | None, typer.Option(help="Folder of embeddings.")] = None,
-    loras: Annotated[list[Path] | None, typer.Option(help="Folder of LoRAs.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A diffusers folder.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="CLIP's tokenizer.")] = None,
-    prediction: Annotated[str | None, typer.Option(help="epsilon or v_prediction.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
-    vram: Annotated[str, typer.Option(help="high, medium or low.")] = "high",
+    compare: Annotated[
+        str,
+        typer.Option(
+            help="How to measure that: mse, ssim, lpips, sift, colour, contrast, detail, "
+            "subject_detail, background_detail, embedding; separated by commas."
+        ),
+    ] = "mse,ssim",
+    embed: Annotated[
+        Path | None, typer.Option(help="Folder of the network whose embeddings are compared.")
+    ] = None,
+    vae: OtherVae = None,
+    te: OtherTe = None,
+    embeddings: Embeddings = None,
+    loras: Loras = None,
+    config: Config = None,
+    tokenizer: Tokenizer = None,
+    prediction: Prediction = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    vram: VramLevel = "high",
     title: Annotated[str, typer.Option(help="Of the page.")] = "Grid",
     json_: Annotated[bool, typer.Option("--json", help="Print the grid as JSON.")] = False,
     overwrite: Annotated[
@@ -90,7 +113,7 @@ def draw_grid_of(
     ] = False,
 ) -> None:
     """Draw a picture for each combination of values; run again, it draws what is missing."""
-    from stockpot.draw import with_seed
+    from stockpot.draw import Measurer, check_device, with_seed
 
     check_choices(dtype, vram, prediction)
     axes = _axes(x, y, z)
@@ -105,13 +128,15 @@ def draw_grid_of(
         tuple(embeddings or ()), tuple(loras or ()),
     )  # fmt: skip
     grid.check_reference(reference)
+    measurer = Measurer([name.strip() for name in compare.split(",") if name.strip()], embed)
+    check_device(device)
     cells_folder = output / "cells"
     refuse_existing([output / name for name in ("grid.png", "grid.html")], overwrite)
     cells_folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     drawn = grid.draw(how, cells_folder, size_scale)
     elapsed_s = time.monotonic() - start
-    facts = grid.write(drawn, output, title, reference)
+    facts = grid.write(drawn, output, title, reference, measurer)
     note(f"{len(drawn.cells)} cells, {drawn.n_drawn} drawn in {elapsed_s:.1f} s")
     if json_:
         print_json({**facts, "n_drawn": drawn.n_drawn, "elapsed_s": round(elapsed_s, 3)})
@@ -287,7 +312,12 @@ class _Grid:
         return [j // n * n + at for j in range(len(rows))]
 
     def write(
-        self, drawn: DrawnGrid, output: Path, title: str, reference: str | None
+        self,
+        drawn: DrawnGrid,
+        output: Path,
+        title: str,
+        reference: str | None,
+        measurer: Measurer,
     ) -> dict[str, Any]:
         """Write the sheet, the page and the list of cells."""
         from stockpot.draw import contact_sheet, difference, to_png, write_file
@@ -296,14 +326,18 @@ class _Grid:
         columns, rows, order = self._labels()
         pictures = [[drawn.picture(i) for i in line] for line in order]
         bases = self._references(reference)
-        facts = []
+        if reference is not None:
+            measurer.prepare([picture for line in pictures for picture in line])
+        facts: list[dict[str, Any]] = []
+        means: dict[str, dict[str, float]] = {}
         sheet_rows: list[str] = []
         sheet: list[list[np.ndarray]] = []
         page_rows = []
         for j, label in enumerate(rows):
             line: list[GridPicture | None] = []
             apart: list[GridPicture | None] = []
-            differences = []
+            differences: list[np.ndarray] = []
+            likeness: list[dict[str, float]] = []
             for i, cell in enumerate(order[j]):
                 fact: dict[str, Any] = {
                     "row": label,
@@ -315,13 +349,15 @@ class _Grid:
                 base = bases[j]
                 if base is not None and j != base:
                     ours, theirs = pictures[j][i], pictures[base][i]
+                    found = measurer.compare(ours, theirs)
+                    caption = measurer.caption(found)
                     if ours.shape == theirs.shape:
-                        likeness = _likeness(ours, theirs)
                         shown = difference(ours, theirs)
-                        caption = f"MSE {likeness['mse']:.4f}, SSIM {likeness['ssim']:.2f}"
-                        fact |= likeness
                     else:
-                        shown, caption = ours * 0 + 128, "another size"
+                        shown = ours * 0 + 128
+                        caption = f"another size; {caption}".removesuffix("; ")
+                    fact |= found
+                    likeness.append(found)
                     differences.append(shown)
                     apart.append(GridPicture(to_png(shown), caption))
                 facts.append(fact)
@@ -329,6 +365,7 @@ class _Grid:
             sheet_rows.append(label)
             sheet.append(pictures[j])
             if differences:
+                means[label] = _mean(likeness)
                 page_rows.append(GridRow(f"{label} − {reference}", apart, True))
                 sheet_rows.append(f"{label} − {reference}")
                 sheet.append(differences)
@@ -345,19 +382,26 @@ class _Grid:
                                  f"{settings.cfg:g}, seed {request.seed}")]  # fmt: skip
         if reference is not None:
             about.append(("Differences", f"grey is no difference to {reference}; twice as strong"))
+            about += [(m.name, m.title) for m in measurer.measures]
+            about += [(f"Mean of {row}", measurer.caption(one)) for row, one in means.items()]
         page = GridPage(title, lead, columns, page_rows, [f for f in about if f[1]])
         write_grid(page, output / "grid.html", overwrite=True)
-        listing = {"axes": [{"name": a.name, "values": list(a.values)} for a in self._axes
-                            if a.name], "cells": facts}  # fmt: skip
+        named = [axis for axis in self._axes if axis.name]
+        listing: dict[str, Any] = {
+            "axes": [{"name": a.name, "values": list(a.values)} for a in named],
+            "cells": facts,
+        }
+        if reference is not None:
+            listing |= {"reference": reference, "means": means}
         write_file(output / "grid.json", json.dumps(listing, indent=1, ensure_ascii=False).encode())
         return {"page": str(output / "grid.html"), "sheet": str(output / "grid.png"), **listing}
 
 
-def _likeness(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    from stockpot.draw import compare_pictures
-
-    found = compare_pictures(a, b)
-    return {"mse": round(found.mse, 6), "ssim": round(found.ssim, 4)}
+def _mean(found: list[dict[str, float]]) -> dict[str, float]:
+    """Each measure's mean over a row, of the pictures that have it."""
+    names = dict.fromkeys(name for one in found for name in one)
+    having = {name: [one[name] for one in found if name in one] for name in names}
+    return {name: round(sum(values) / len(values), 6) for name, values in having.items()}
 
 
 def _card(path: Path) -> str:

@@ -90,7 +90,11 @@ def _options(
 
 
 def main() -> None:
-    """Run the program: exit code 0 for success, 1 for an error, 2 for wrong usage."""
+    """Run the program.
+
+    Exit codes: 0 for success, 1 for an error, 2 for wrong usage; 130 after Ctrl-C and 143 after
+    SIGTERM.
+    """
     debug = "--debug" in sys.argv[1:]
     # It is allowed anywhere, also behind a command.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -105,6 +109,8 @@ def main() -> None:
         lines = str(error).splitlines() or [type(error).__name__]
         for line in lines:
             print(f"error: {safe_text(line)}", file=sys.stderr)
+        for line in getattr(error, "__notes__", []):
+            print(f"note: {safe_text(line)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         if debug:

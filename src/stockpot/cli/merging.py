@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_fold, print_json, safe_text, shown_progress
 from stockpot.cli.recipe_files import read_any
+from stockpot.cli.stopping import stoppable
 
 if TYPE_CHECKING:
     from stockpot.engine import Form, MergeResult, Pipeline, Plan, Settings
@@ -21,6 +23,8 @@ __all__ = [
     "Json",
     "Memory",
     "Overwrite",
+    "Recheck",
+    "Restart",
     "Threads",
     "dtypes_of",
     "mean_of_files",
@@ -39,6 +43,14 @@ Dtype = Annotated[
 Memory = Annotated[str, typer.Option(help="Ceiling for buffers, such as 700MB or 4GiB.")]
 Threads = Annotated[int, typer.Option(help="Tensors worked on at once; 0 means one a core.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Throw away what a stopped run left, and begin anew.")
+]
+Recheck = Annotated[
+    bool,
+    typer.Option("--recheck", help="Before going on from a stopped run, read again all that it "
+                                   "read and wrote."),
+]  # fmt: skip
 Hashes = Annotated[
     bool, typer.Option("--hash/--no-hash", help="Hash all that is read and written.")
 ]
@@ -76,6 +88,8 @@ def mean_of_files(
     allow_nonfinite: Nonfinite = False,
     chunk: Chunk = 0,
     kernel: Kernel = "auto",
+    restart: Restart = False,
+    recheck: Recheck = False,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -87,8 +101,9 @@ def mean_of_files(
 
     recipe = make_recipe("mean(pool)", name_files(files))
     settings = settings_of(
-        memory, threads, overwrite, hashes, sha256, verify, allow_nonfinite, chunk, kernel
-    )
+        memory, threads, overwrite, hashes, sha256, verify, allow_nonfinite, chunk, kernel,
+        restart, recheck,
+    )  # fmt: skip
     run_recipe(recipe, output, Path(), dtype, settings, dry_run, json_)
 
 
@@ -119,6 +134,8 @@ def merge_recipe(
     allow_nonfinite: Nonfinite = False,
     chunk: Chunk = 0,
     kernel: Kernel = "auto",
+    restart: Restart = False,
+    recheck: Recheck = False,
     outside: Outside = False,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -147,8 +164,9 @@ def merge_recipe(
             raise typer.BadParameter("say where the result goes, with -o or in the recipe's save")
         output = folder / recipe.save.file
     settings = settings_of(
-        memory, threads, overwrite, hashes, sha256, verify, allow_nonfinite, chunk, kernel
-    )
+        memory, threads, overwrite, hashes, sha256, verify, allow_nonfinite, chunk, kernel,
+        restart, recheck,
+    )  # fmt: skip
     run_recipe(recipe, output, folder, dtype, settings, dry_run, json_)
 
 
@@ -187,6 +205,8 @@ def settings_of(
     allow_nonfinite: bool = False,
     chunk: int = 0,
     kernel: str = "auto",
+    restart: bool = False,
+    recheck: bool = False,
 ) -> Settings:
     """Turn the options of a command that merges into the engine's settings.
 
@@ -200,6 +220,8 @@ def settings_of(
         allow_nonfinite: Whether NaN and infinities pass.
         chunk: Elements read at once; 0 lets the memory decide.
         kernel: ``auto`` or ``torch``.
+        restart: Whether what a stopped run left is thrown away.
+        recheck: Whether it is read again before it is gone on from.
 
     Returns:
         The settings; a wrong option ends the program with exit code 2.
@@ -224,6 +246,9 @@ def settings_of(
         allow_nonfinite=allow_nonfinite,
         overwrite=overwrite,
         compiled=kernel == "auto",
+        restart=restart,
+        recheck=recheck,
+        tell=note,
     )
 
 
@@ -260,7 +285,7 @@ def run_recipe(
             plan, _ = arranged(make_plan(wanted, sources, dtype), pipeline)
             _show_plan(plan, settings, json_)
         return
-    with shown_progress() as progress:
+    with stoppable() as stop, shown_progress() as progress:
         result = merge(
             recipe,
             output,
@@ -268,7 +293,7 @@ def run_recipe(
             dtype=dtype,
             form=form,
             pipeline=pipeline,
-            settings=settings,
+            settings=replace(settings, stop=stop),
             progress=progress,
         )
     if settings.verify and not settings.hashes:
@@ -332,6 +357,7 @@ def _show_result(result: MergeResult, json_: bool) -> None:
                 "components": dict(result.components),
                 "n_bytes": result.n_bytes,
                 "elapsed_s": round(result.elapsed_s, 3),
+                "n_resumed": result.n_resumed,
                 "notes": [str(problem) for problem in result.notes],
             }
         )

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stockpot.cli.merging import Restart
 from stockpot.cli.output import note, print_json, safe_text, shown_progress
+from stockpot.cli.stopping import stoppable
 
 if TYPE_CHECKING:
     from stockpot.errors import Problem
@@ -31,6 +33,7 @@ def repair_file(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = (
         False
     ),
+    restart: Restart = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
     ] = False,
@@ -55,10 +58,11 @@ def repair_file(
         if dry_run or output is None:
             _show(file, None, plan, (), json_)
             raise typer.Exit(1 if plan.needs_base or not plan.mended else 0)
-        with shown_progress() as progress:
+        with stoppable() as stop, shown_progress() as progress:
             result = repair(
-                source, output, base=reference, plan=plan, overwrite=overwrite, progress=progress
-            )
+                source, output, base=reference, plan=plan, overwrite=overwrite, restart=restart,
+                progress=progress, stop=stop, tell=note,
+            )  # fmt: skip
     for problem in result.notes:
         note(f"note: {problem}")
     with open_checkpoint(output) as mended:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from stockpot.cli.merging import Recheck, Restart, settings_of
 from stockpot.cli.output import note, print_json, safe_text, shown_progress
+from stockpot.cli.stopping import stoppable
 
 __all__ = ["replay_file"]
 
@@ -32,6 +35,8 @@ def replay_file(
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Let NaN and infinities through.")
     ] = False,
+    restart: Restart = False,
+    recheck: Recheck = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Make a checkpoint again from the recipe that it carries.
@@ -40,13 +45,14 @@ def replay_file(
     used where they are at hand, and else made again.
     """
     from stockpot.checkpoints import file_hashes, open_checkpoint
-    from stockpot.cli.merging import settings_of
     from stockpot.engine import replay, size_text
 
     output = output or Path(f"{file.name.removesuffix('.safetensors')}-replay.safetensors")
     settings = settings_of(memory=memory, threads=threads, overwrite=overwrite,
-                           allow_nonfinite=allow_nonfinite)  # fmt: skip
-    with open_checkpoint(file) as source, shown_progress() as progress:
+                           allow_nonfinite=allow_nonfinite, restart=restart,
+                           recheck=recheck)  # fmt: skip
+    with open_checkpoint(file) as source, stoppable() as stop, shown_progress() as progress:
+        settings = replace(settings, stop=stop)
         result = replay(source, pool, output, settings=settings, progress=progress)
     for problem in result.notes:
         note(f"note: {problem}")

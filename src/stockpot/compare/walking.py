@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -27,10 +30,22 @@ from stockpot.compare.comparison import (
     ModelFacts,
     Place,
 )
+from stockpot.compare.keeping import Kept, open_kept
+from stockpot.compare.sampling import Sample
 from stockpot.compare.units import Survey, Unit, survey_pool
-from stockpot.engine import DEFAULT_MEMORY, Meter, ProgressCallback, size_text
-from stockpot.errors import MemoryBudgetError, UnknownNameError
-from stockpot.methods import BLOCK_ELEMENTS, Gram, GramAccumulator, Row, one_blas_thread, widen
+from stockpot.engine import DEFAULT_MEMORY, Meter, ProgressCallback, Stop, size_text
+from stockpot.errors import CheckpointError, MemoryBudgetError, StoppedError, UnknownNameError
+from stockpot.methods import (
+    BLOCK_ELEMENTS,
+    HAS_COMPILED_KERNEL,
+    Feed,
+    Gram,
+    GramAccumulator,
+    Row,
+    is_finite,
+    one_blas_thread,
+    widen,
+)
 
 __all__ = ["compare"]
 
@@ -42,6 +57,7 @@ _MOST_BLOCKS = 128  # read at once from one file: 4 MiB of fp16, as many files t
 _MOST_RAW_BYTES = 128 << 20  # of all files together, in one thread
 _SAMPLED_EVERY = 32  # one block of so many is looked at for rounding and kurtosis
 _AHEAD = 64  # results that may wait for their turn
+_SAVED_EVERY_S = 10.0
 
 
 def compare(
@@ -52,6 +68,10 @@ def compare(
     memory: int = DEFAULT_MEMORY,
     threads: int = 0,
     progress: ProgressCallback | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    restart: bool = False,
+    stop: Stop | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Read every file once, and keep all inner products of the models.
 
@@ -68,12 +88,21 @@ def compare(
         threads: How many tensors are worked on at once; 0 means one a core. Fewer are used where
             the budget is small.
         progress: Is told how far the walk is.
+        journal: A file to keep sums in every few seconds, so that a walk that is stopped, by
+            whatever, is gone on from with the same result. Whoever saves the result removes it.
+            Models that are no files cannot be known again, and then nothing is kept.
+        restart: Throw away what a stopped walk left there.
+        stop: Ends the walk early, with what is done kept.
+        tell: Is told sentences that people want to know at once.
 
     Returns:
         The inner products, with what was compared and what was not.
 
     Raises:
         CheckpointError: A file cannot be read.
+        UnfinishedError: A stopped walk left sums of something else in the journal.
+        OutputError: The journal cannot be written, or another process writes it.
+        StoppedError: `stop` asked for it.
         MemoryBudgetError: The pool needs more memory than allowed.
         UnknownNameError: The base is not in the pool.
         ValueError: The pool is empty, or `by` is no such word.
@@ -87,10 +116,19 @@ def compare(
     survey = survey_pool(sources)
     base_index = None if base is None else list(sources).index(base)
     cut = _take_memory(survey, len(sources), by, memory, threads or os.cpu_count() or 1)
-    run = _Run(list(sources.values()), survey, base_index, by, cut)
-    meter = Meter("comparing", survey.n_bytes, progress)
-    with one_blas_thread():
-        run.walk(meter)
+    run = _Run(list(sources.values()), survey, base_index, by, cut, stop or Stop())
+    with ExitStack() as stack:
+        kept = None if journal is None else open_kept(Path(journal), sources, base, by, restart)
+        if kept is not None:
+            stack.callback(kept.close)
+            run.go_on_from(kept)
+            if run.n_done and tell is not None:
+                tell(
+                    f"{kept.path}: going on from a walk that was stopped: {run.n_done} of "
+                    f"{len(survey.units)} tensors are done"
+                )
+        stack.enter_context(one_blas_thread())
+        run.walk(Meter("comparing", run.n_bytes_left, progress))
     return Comparison(
         models=tuple(
             _facts(name, source, survey, i, run.digests[i])
@@ -152,6 +190,18 @@ class _Sums:
             self.kurtosis = self.kurtosis + found.kurtosis
             self.n_matrices += 1
 
+    @classmethod
+    def of(cls, group: Group) -> _Sums:
+        """What `open` gave, to go on with."""
+        return cls(group.place, group.members, group.gram, group.rounding, group.kurtosis,
+                   group.n_tensors, group.n_matrices)  # fmt: skip
+
+    def open(self) -> Group:
+        """As it stands, sums of kurtosis and all."""
+        assert self.gram is not None
+        return Group(self.place, self.members, self.n_tensors, self.gram, self.rounding,
+                     self.kurtosis, self.n_matrices)  # fmt: skip
+
     def closed(self) -> Group:
         assert self.gram is not None  # a group is made when its first tensor comes
         kurtosis = self.kurtosis / max(1, self.n_matrices)
@@ -174,7 +224,7 @@ class _Run:
     """The walk: a queue of units, and results that are added in their order."""
 
     def __init__(
-        self, sources: list[Source], survey: Survey, base: int | None, by: By, cut: _Cut
+        self, sources: list[Source], survey: Survey, base: int | None, by: By, cut: _Cut, stop: Stop
     ) -> None:
         self._sources, self._survey, self._base, self._by, self._cut = (
             sources, survey, base, by, cut
@@ -183,16 +233,61 @@ class _Run:
         self.digests: list[dict[str, str]] = [{} for _ in sources]
         self.nonfinite: list[tuple[int, Unit]] = []
         self._turn = threading.Condition()
-        self._waiting: dict[int, _Found | None] = {}
+        self._waiting: dict[
+            int, tuple[_Found | None, list[tuple[int, str, str]], list[tuple[int, Unit]]]
+        ] = {}
         self._next = 0
         self._stop = False
+        self._asked = stop
+        self._kept: Kept | None = None
+        self._saved_at = time.monotonic()
+        self._changed: dict[tuple[Place, tuple[int, ...]], None] = {}
+        self._new_digests: list[tuple[int, str, str]] = []
+
+    @property
+    def n_done(self) -> int:
+        """Units whose results were added."""
+        return self._next
+
+    @property
+    def n_bytes_left(self) -> int:
+        """Bytes of the others."""
+        units = self._survey.units[self._next :]
+        return sum(info.n_bytes for unit in units for _, _, info in unit.members)
+
+    def go_on_from(self, kept: Kept) -> None:
+        """Take over what a stopped walk kept, and keep more there."""
+        self._kept = kept
+        state = kept.state
+        if state.n_done > len(self._survey.units):
+            return
+        for group in state.groups.values():
+            self.groups[group.place, group.members] = _Sums.of(group)
+        for index, key, digest in state.digests:
+            self.digests[index][key] = digest
+        self.nonfinite = [(index, self._survey.units[number]) for index, number in state.nonfinite]
+        self._next = state.n_done
 
     def walk(self, meter: Meter) -> None:
         """Work on all units; leaves the sums in `groups`."""
-        queue = iter(enumerate(self._survey.units))
+        try:
+            self._walk(meter)
+        except (StoppedError, CheckpointError, OSError):
+            self._save()
+            raise
+        self._save()
+        if self._asked.asked and self._next < len(self._survey.units):
+            left = "nothing is left behind" if self._kept is None or not self._next else (
+                f"{self._next} of {len(self._survey.units)} tensors are kept in {self._kept.path}: "
+                "give the same command again to go on, or remove that file to give up"
+            )  # fmt: skip
+            raise StoppedError(f"stopped; {left}")
+
+    def _walk(self, meter: Meter) -> None:
+        queue = iter(list(enumerate(self._survey.units))[self._next :])
 
         def work() -> None:
-            worker = _Worker(self._sources, self._base, self._cut.n_blocks, meter)
+            worker = _Worker(self._sources, self._base, self._cut.n_blocks, meter, self._asked)
             try:
                 while (item := self._take(queue)) is not None:
                     number, unit = item
@@ -220,7 +315,7 @@ class _Run:
 
     def _take(self, queue: Iterator[tuple[int, Unit]]) -> tuple[int, Unit] | None:
         with self._turn:
-            item = next(queue, None)
+            item = None if self._asked.asked else next(queue, None)
             if item is None:
                 return None
             # The one whose turn it is never waits here, so the walk always goes on.
@@ -229,26 +324,46 @@ class _Run:
 
     def _put(self, number: int, found: _Found | None, worker: _Worker) -> None:
         with self._turn:
-            for index, key, digest in worker.digests:
-                self.digests[index][key] = digest
-            self.nonfinite += worker.nonfinite
-            self._waiting[number] = found
+            self._waiting[number] = found, worker.digests, worker.nonfinite
             while self._next in self._waiting:
-                ready = self._waiting.pop(self._next)
+                ready, digests, nonfinite = self._waiting.pop(self._next)
                 self._next += 1
+                for index, key, digest in digests:
+                    self.digests[index][key] = digest
+                self._new_digests += digests
+                self.nonfinite += nonfinite
                 if ready is not None:
                     place = ready.unit.place(self._by)
                     group = (place, ready.members)
                     self.groups.setdefault(group, _Sums(*group)).add(ready)
+                    self._changed[group] = None
+            if time.monotonic() - self._saved_at >= _SAVED_EVERY_S:
+                self._save()
             self._turn.notify_all()
+
+    def _save(self) -> None:
+        """Keep all that was added since the last time."""
+        if self._kept is None:
+            return
+        with self._turn:
+            numbers = {id(unit): number for number, unit in enumerate(self._survey.units)}
+            self._kept.save(
+                self._next,
+                [self.groups[group].open() for group in self._changed],
+                self._new_digests,
+                [(index, numbers[id(unit)]) for index, unit in self.nonfinite],
+            )
+            self._changed, self._new_digests = {}, []
+            self._saved_at = time.monotonic()
 
 
 class _Worker:
     """One thread's buffers and its way through a tensor."""
 
     def __init__(
-        self, sources: list[Source], base: int | None, n_blocks: int, meter: Meter
+        self, sources: list[Source], base: int | None, n_blocks: int, meter: Meter, asked: Stop
     ) -> None:
+        self._asked = asked
         self._sources, self._base, self._meter = sources, base, meter
         self._step = n_blocks * BLOCK_ELEMENTS
         self._raw: list[memoryview] = []
@@ -274,10 +389,12 @@ class _Worker:
         indices = tuple(index for index, _, _ in members)
         pivot = indices.index(self._base) if self._base in indices else 0
         sums = GramAccumulator(len(members), pivot) if unit.compared else None
-        sample = _Sample([info for _, _, info in members], unit)
+        sample = Sample([info for _, _, info in members], unit)
         hashers = [blake3() for _ in members]
         finite = [True] * len(members)
         for start in range(0, unit.n_elements, self._step):
+            if self._asked.now:
+                raise StoppedError("stopped")
             stop = min(start + self._step, unit.n_elements)
             rows = []
             for i, (index, key, info) in enumerate(members):
@@ -289,16 +406,7 @@ class _Worker:
                 rows.append(data)
             if sums is None:
                 continue
-            for begin in range(0, stop - start, BLOCK_ELEMENTS):
-                end = min(begin + BLOCK_ELEMENTS, stop - start)
-                panel = self._panel[: len(members), : end - begin]
-                for i, (_, _, info) in enumerate(members):
-                    size = info.dtype.itemsize
-                    row = Row(rows[i][begin * size : end * size], info.dtype)
-                    finite[i] &= widen(row, panel[i])
-                sums.add(panel)
-                if (start + begin) // BLOCK_ELEMENTS % _SAMPLED_EVERY == 0:
-                    sample.add(panel)
+            self._sum(start, stop, unit.n_elements, members, rows, sums, sample, finite)
         if first:
             self.digests = [
                 (index, key, hasher.hexdigest())
@@ -311,43 +419,39 @@ class _Worker:
             return None
         return _Found(unit, indices, sums.finish(), *sample.result())
 
+    def _sum(
+        self, start: int, stop: int, n_elements: int, members: list[tuple[int, str, TensorInfo]],
+        data: list[memoryview], sums: GramAccumulator, sample: Sample, finite: list[bool],
+    ) -> None:  # fmt: skip
+        """Add what was read: straight from the bytes where C was built, else as panels."""
+        n = len(members)
+        terms = tuple(Row(data[i], info.dtype) for i, (_, _, info) in enumerate(members))
+        if HAS_COMPILED_KERNEL:
+            for i, row in enumerate(terms):
+                finite[i] &= is_finite(row)
+            feed = Feed(terms, tuple((i, -1) for i in range(n)), start, stop - start)
+            sums.add_feed(feed, last=stop == n_elements)
+        for begin in range(0, stop - start, BLOCK_ELEMENTS):
+            sampled = (start + begin) // BLOCK_ELEMENTS % _SAMPLED_EVERY == 0
+            if HAS_COMPILED_KERNEL and not sampled:
+                continue
+            end = min(begin + BLOCK_ELEMENTS, stop - start)
+            panel = self._panel[:n, : end - begin]
+            for i, row in enumerate(terms):
+                size = row.dtype.itemsize
+                part = Row(row.data[begin * size : end * size], row.dtype)
+                finite[i] &= widen(part, panel[i])
+            if not HAS_COMPILED_KERNEL:
+                sums.add(panel)
+            if sampled:
+                sample.add(panel)
+
     def _buffer(self, index: int, n_bytes: int) -> memoryview:
         while len(self._raw) <= index:
             self._raw.append(memoryview(b""))
         if self._raw[index].nbytes < n_bytes:
             self._raw[index] = np.empty(n_bytes, np.uint8).data.cast("B")
         return self._raw[index][:n_bytes]
-
-
-class _Sample:
-    """Rounding steps and kurtosis of a tensor, from a fixed part of its elements."""
-
-    def __init__(self, infos: list[TensorInfo], unit: Unit) -> None:
-        self._lowest = np.array([[1023 + info.dtype.min_exponent] for info in infos], np.int64)
-        self._mantissa = np.array([[info.dtype.mantissa_bits] for info in infos], np.int64)
-        self._unit = unit
-        self._n = 0
-        self._steps, self._second, self._fourth = np.zeros((3, len(infos)))
-
-    def add(self, panel: Doubles) -> None:
-        bits = np.ascontiguousarray(panel).view(np.int64)
-        exponent = np.maximum((bits >> 52) & 0x7FF, self._lowest) - self._mantissa
-        steps = (np.maximum(exponent, 1) << 52).view(np.float64)
-        squares = panel * panel
-        self._n += panel.shape[1]
-        self._steps += (steps * steps).sum(axis=1)
-        self._second += squares.sum(axis=1)
-        self._fourth += (squares * squares).sum(axis=1)
-
-    def result(self) -> tuple[Doubles, Doubles | None]:
-        """Squared rounding error of the whole tensor, and kurtosis where it is a matrix."""
-        n = max(1, self._n)
-        # A rounding error is anywhere within half a step: its variance is step²/12.
-        rounding = self._steps / 12 * (self._unit.n_elements / n)
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            kurtosis = n * self._fourth / self._second**2
-        is_matrix = self._unit.n_axes > 1 and bool(np.isfinite(kurtosis).all())
-        return rounding, kurtosis if is_matrix else None
 
 
 def _facts(

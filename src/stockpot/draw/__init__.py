@@ -4,6 +4,7 @@ Importing this package loads neither torch nor diffusers; opening a painter does
 """
 
 from stockpot.draw.attention import BREAK, Emphasised, parse_attention, split_and
+from stockpot.draw.brownian import BrownianPath
 from stockpot.draw.chunks import Chunk, Chunked, Placed, TokenTable, cut_into_chunks
 from stockpot.draw.comparing import (
     Likeness,
@@ -43,7 +44,16 @@ from stockpot.draw.infotext import parse_infotext, write_infotext
 from stockpot.draw.libraries import require_libraries
 from stockpot.draw.loading import DRAWABLE, Parts, load_parts
 from stockpot.draw.loras import Lora, LoraSet, read_lora
-from stockpot.draw.memory import VRAM, Vram, few_threads, peak_bytes, reset_peak, save_memory
+from stockpot.draw.measures import MEASURES, Measure, Measurer
+from stockpot.draw.memory import (
+    VRAM,
+    Vram,
+    check_device,
+    few_threads,
+    peak_bytes,
+    reset_peak,
+    save_memory,
+)
 from stockpot.draw.mixing import LiveMix, Switched, hold, open_live
 from stockpot.draw.noises import NOISES, Noises, NoiseSource, philox_normal
 from stockpot.draw.painter import (
@@ -85,6 +95,7 @@ from stockpot.draw.studio import (
     with_seed,
     write_file,
 )
+from stockpot.draw.tiling import edges_meet
 from stockpot.draw.tokenizers import find_tokenizer
 from stockpot.draw.webui import SentPicture, WebUI, WebUIError
 
@@ -94,6 +105,7 @@ __all__ = [
     "EMPHASES",
     "IMAGE_UPSCALERS",
     "LATENT_UPSCALERS",
+    "MEASURES",
     "NOISES",
     "SAMPLERS",
     "SCHEDULES",
@@ -102,6 +114,7 @@ __all__ = [
     "Axis",
     "Box",
     "BrokenPictureWarning",
+    "BrownianPath",
     "CellMix",
     "Chunk",
     "Chunked",
@@ -126,6 +139,8 @@ __all__ = [
     "Lora",
     "LoraSet",
     "LoraTag",
+    "Measure",
+    "Measurer",
     "Named",
     "NoiseSource",
     "Noises",
@@ -150,6 +165,7 @@ __all__ = [
     "WebUIError",
     "Wildcards",
     "apply_emphasis",
+    "check_device",
     "compare_pictures",
     "contact_sheet",
     "cut_into_chunks",
@@ -159,6 +175,7 @@ __all__ = [
     "draw_grid",
     "draw_request",
     "draw_singles",
+    "edges_meet",
     "embed_pictures",
     "enlarge",
     "few_threads",

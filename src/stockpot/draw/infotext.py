@@ -108,6 +108,7 @@ class _Card:
             thresholding=self._thresholding(),
             freeu=self._freeu(steps),
             hires=self._hires(),
+            tiling=self._take("Tiling") == "True",
         )
         request = Request(
             prompt,
@@ -297,6 +298,7 @@ def _fields(request: Request) -> dict[str, str]:
         "Clip skip": str(settings.clip_skip) if settings.clip_skip > 1 else "",
         "ENSD": str(settings.step_delta) if settings.step_delta else "",
         "RNG": "CPU" if settings.noise == "CPU" else "",
+        "Tiling": "True" if settings.tiling else "",
         "CFG Rescale phi": number_text(settings.cfg_rescale) if settings.cfg_rescale else "",
         **_freeu_fields(settings.freeu),
         **_hires_fields(hires),

@@ -8,7 +8,7 @@ from stockpot.errors import MissingExtraError
 
 __all__ = ["require_libraries"]
 
-_LIBRARIES = ("accelerate", "diffusers", "transformers", "PIL", "jinja2")
+_LIBRARIES = ("accelerate", "diffusers", "transformers", "PIL", "jinja2", "torchsde")
 
 
 def require_libraries() -> None:

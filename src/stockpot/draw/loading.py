@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from stockpot.checkpoints import Source
 from stockpot.draw.descriptions import Description, describe, read_description
 from stockpot.draw.libraries import require_libraries
+from stockpot.draw.memory import check_device
 from stockpot.draw.naming import Place, text_places, unet_places, vae_places, write_tensor
 from stockpot.draw.tokenizers import find_tokenizer
 from stockpot.errors import LayoutError
-from stockpot.layouts import Component, Layout, detect
+from stockpot.layouts import Component, Layout, as_checkpoint, detect, moved
 
 if TYPE_CHECKING:
     import torch
@@ -78,12 +79,14 @@ def load_parts(
     """Load every part of a model.
 
     Args:
-        model: A checkpoint of one of the layouts in `DRAWABLE`; position ids, EMA copies,
+        model: A checkpoint of one of the layouts in `DRAWABLE`, or a diffusers folder of one;
+            position ids, EMA copies,
             schedules and NovelAI's text encoder names do not disturb.
         config: A diffusers folder, for models of other widths; its weights, if any, are not read.
             By default the architecture's own description.
-        vae: Where to take the VAE from instead: a checkpoint, or a file of the VAE alone.
-        te: Where to take the text encoders from instead.
+        vae: Where to take the VAE from instead: a checkpoint of any of these layouts that has the
+            same one, or the VAE alone, under any names that `stockpot.layouts.as_checkpoint` reads.
+        te: Where to take the text encoders from instead, likewise.
         prediction: ``epsilon`` or ``v_prediction``; by default ``v_prediction`` where the model has
             the ``v_pred`` marker, else what the description says.
         device: A torch device.
@@ -98,6 +101,7 @@ def load_parts(
         LayoutError: The architecture cannot be drawn, a component is missing or incomplete, or
             the folder describes another model.
         CheckpointError: The folder or the tokenizer is missing.
+        RequestError: There is no such device.
         MissingExtraError: diffusers is not installed.
     """
     require_libraries()
@@ -107,20 +111,24 @@ def load_parts(
         raise ValueError(
             f"`prediction` must be 'epsilon' or 'v_prediction', but got {prediction!r}"
         )
+    check_device(device)
     kind: torch.dtype = getattr(torch, dtype)
+    model = as_checkpoint(model)
     layout = _drawable_layout(model)
     about = describe(layout.name) if config is None else read_description(config)
     names = [part.name for part in layout.components if part.name in _PARTS]
-    sources = {name: te if name.startswith("te") else vae if name == "vae" else None
-               for name in names}  # fmt: skip
-    keys = {name: _component_keys(sources[name] or model, layout, name) for name in names}
+    given = {name: te if name.startswith("te") else vae if name == "vae" else None
+             for name in names}  # fmt: skip
+    sources = {name: _seen(source, layout, name) if source else model
+               for name, source in given.items()}  # fmt: skip
+    keys = {name: _component_keys(sources[name], layout, name) for name in names}
     modules: dict[str, Any] = {}
     places: dict[str, tuple[str, tuple[Place, ...]]] = {}
     for name, found_keys in keys.items():
         part = _PARTS[name]
         module, found = _filled(
             part,
-            sources[name] or model,
+            sources[name],
             found_keys,
             layout,
             about,
@@ -150,32 +158,34 @@ def _drawable_layout(model: Source) -> Layout:
     return answer.layout
 
 
+def _seen(source: Source, layout: Layout, component: str) -> Source:
+    """A file that gives one component, under the names of the model that takes it."""
+    source = as_checkpoint(source)
+    own = detect({key: info.shape for key, info in source.tensors.items()}).layout
+    if own.name == layout.name:
+        return source
+    return moved(source, own, layout, [component]) or source
+
+
 def _component_keys(source: Source, layout: Layout, name: str) -> dict[str, str]:
     """All required weights of a component: what the file calls them, by canonical key."""
     component = next(part for part in layout.components if part.name == name)
-    shapes = {key: info.shape for key, info in source.tensors.items()}
-    fit = layout.fit(shapes)
-    added = ""
-    if name in fit.missing_components:
-        # A file of one component has its keys without the prefix.
-        added = component.prefix
-        fit = layout.fit({added + key: shape for key, shape in shapes.items()})
+    fit = layout.fit({key: info.shape for key, info in source.tensors.items()})
     wrong = [item for item in fit.mismatched if item[0].startswith(component.prefix)]
     if wrong:
         key, got, expected = wrong[0]
         raise LayoutError(
-            f"{source.name}: {key.removeprefix(added)}: {layout.title} has {list(expected)} here, "
-            f"but got {list(got)}"
+            f"{source.name}: {key}: {layout.title} has {list(expected)} here, but got {list(got)}"
         )
     missing = fit.missing_in.get(name, ())
     if missing:
         raise LayoutError(_missing_message(source, component, missing, fit.missing_components))
     found: dict[str, str] = {}
     for key in source.tensors:
-        spec = layout.spec_of(added + key)
+        spec = layout.spec_of(key)
         if spec is None or spec.optional or spec.cell.component != name:
             continue
-        if spec.key != added + key and spec.key in found:
+        if spec.key != key and spec.key in found:
             continue  # two names for one tensor: the canonical one counts
         found[spec.key] = key
     return found

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from stockpot.draw.loading import Parts
+from stockpot.errors import Problem, RequestError
+
+if TYPE_CHECKING:
+    from stockpot.draw.loading import Parts
 
 __all__ = [
-    "VRAM", "Vram", "few_threads", "peak_bytes", "reset_peak", "save_memory", "vae_at_hand",
+    "VRAM", "Vram", "check_device", "few_threads", "peak_bytes", "reset_peak", "save_memory",
+    "vae_at_hand",
 ]  # fmt: skip
 
 _SMALL_LATENT = 16
@@ -20,6 +24,35 @@ VRAM: tuple[Vram, ...] = get_args(Vram)
 """How much memory the device has: ``medium`` decodes large pictures in tiles and one at a time;
 ``low`` also computes attention in slices, and keeps text encoders and VAE in main memory while
 they are not needed. The pictures differ in rounding, and at the seams of tiles."""
+
+
+def check_device(device: str) -> None:
+    """Stop where torch cannot compute on a device, before anything is loaded.
+
+    Args:
+        device: Such as ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+
+    Raises:
+        RequestError: torch knows no such device, or sees none of it here; it says what there is.
+
+    Example:
+        >>> check_device("cpu")
+    """
+    import torch
+
+    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        wanted = None
+    ok = wanted is not None and wanted.type in {name.partition(":")[0] for name in here}
+    if ok and (wanted is None or wanted.index is None or wanted.type == "cpu" or device in here):
+        return
+    problem = Problem("device", f"this machine has no device {device!r} that torch "
+                      f"{torch.__version__} can compute on", "--device",
+                      f"use one of {', '.join(here)}")  # fmt: skip
+    raise RequestError([problem])
 
 
 def save_memory(parts: Parts, vram: Vram) -> None:

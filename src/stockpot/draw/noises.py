@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, final
 
@@ -114,6 +114,10 @@ class Noises:
             UIs call it ENSD.
         variation: Seeds of a second noise, one for each picture; None for none.
         strength: How far to go from the first noise to the second, on the sphere: 0 to 1.
+
+    Attributes:
+        seeds: As given.
+        source: As given.
     """
 
     def __init__(
@@ -125,6 +129,7 @@ class Noises:
         variation: Sequence[int] | None = None,
         strength: float = 0.0,
     ) -> None:
+        self.seeds, self.source = tuple(seeds), source
         kind = _Torch if source == "CPU" else _Philox
         self._kind: type[_Torch] | type[_Philox] = kind
         self._streams = [kind(seed) for seed in seeds]
@@ -164,21 +169,29 @@ class Noises:
 
 
 @contextmanager
-def noise_of_scheduler(scheduler: Any, noises: Noises) -> Iterator[None]:
+def noise_of_scheduler(
+    scheduler: Any, noises: Noises, path: Callable[[float, float], torch.Tensor] | None = None
+) -> Iterator[None]:
     """Let a scheduler of diffusers take its noise from here.
 
     Some of its schedulers take no noise but a torch generator, which Philox cannot be; all of them
-    call one function of their module for it, which is another one inside this context.
+    call one function of their module for it, which is another one inside this context. The one of
+    DPM++ SDE asks an attribute of its own instead.
 
     Args:
-        scheduler: Any of diffusers'.
+        scheduler: Any of diffusers', its steps set.
         noises: Where its noise comes from.
+        path: Noise between two levels, for samplers that walk a path; then `noises` is not asked.
 
     Yields:
         Nothing.
     """
     import sys
 
+    if path is not None and hasattr(scheduler, "noise_sampler"):
+        scheduler.noise_sampler = lambda level, after: path(float(level), float(after))
+        yield
+        return
     module = sys.modules[type(scheduler).__module__]
     before = getattr(module, "randn_tensor", None)
     if before is None:
@@ -187,7 +200,11 @@ def noise_of_scheduler(scheduler: Any, noises: Noises) -> Iterator[None]:
 
     def draw(shape: Sequence[int], *_: Any, device: Any = None, dtype: Any = None,
              **__: Any) -> torch.Tensor:  # fmt: skip
-        return noises.next(tuple(shape)[1:]).to(device=device, dtype=dtype)
+        if path is None:
+            return noises.next(tuple(shape)[1:]).to(device=device, dtype=dtype)
+        at = scheduler.step_index
+        level, after = (float(sigma) for sigma in scheduler.sigmas[at : at + 2])
+        return path(level, after).to(device=device, dtype=dtype)
 
     with _GUARD:
         module.randn_tensor = draw  # type: ignore[attr-defined]

@@ -25,6 +25,7 @@ from stockpot.draw.pictures import Pictures
 from stockpot.draw.prompt_words import LoraTag, take_loras
 from stockpot.draw.sampling import Wording, count_calls, sample_latents, word
 from stockpot.draw.settings import DrawSettings
+from stockpot.draw.tiling import edges_meet
 
 if TYPE_CHECKING:
     import torch
@@ -295,7 +296,7 @@ class _Run:
 
         settings, parts = self._settings, self._parts
         shape = (parts.unet.config.in_channels, *size)
-        with torch.inference_mode():
+        with torch.inference_mode(), edges_meet(parts, settings.tiling):
             noises = self._noises(seeds)
             wordings, negative = self._words(conditioner, prompts, second=False)
             x = sample_latents(parts, wordings, negative, noises, noises.first(shape), settings,

@@ -16,6 +16,7 @@ from stockpot.draw.freeu import FreeU, FreeUStage
 from stockpot.draw.guidance import Thresholding
 from stockpot.draw.hires import Hires
 from stockpot.draw.requests import Named, ReadRequest, Request
+from stockpot.draw.samplers import SCHEDULES
 from stockpot.draw.settings import DrawSettings
 from stockpot.errors import Problem, RequestError, StockpotError
 
@@ -32,7 +33,6 @@ _RESCALE = "stockpot_cfg_rescale"
 # Fields that ask for nothing while they have these values.
 _IDLE: dict[str, tuple[Any, ...]] = {
     "restore_faces": (False, None),
-    "tiling": (False, None),
     "styles": ([], None),
     "firstphase_width": (0, None),
     "firstphase_height": (0, None),
@@ -50,10 +50,14 @@ _IDLE: dict[str, tuple[Any, ...]] = {
     "hr_checkpoint_name": (None, "", "Use same checkpoint"),
     "hr_scheduler": (None, "", "Use same scheduler", "Automatic"),
     "infotext": (None, ""),
-    "comments": (None, {}),
+    "comments": (None, {}, []),
     "disable_extra_networks": (False, None),
     "firstpass_image": (None,),
-    "force_task_id": (None,),
+    "force_task_id": (None, ""),
+    # Forge's, for models of other kinds than can be drawn here.
+    "distilled_cfg_scale": (None, 3, 3.5),
+    "hr_distilled_cfg": (None, 3, 3.5),
+    "hr_additional_modules": (None, [], ["Use same choices"]),
     # Of AutoMBW, which sends such payloads: how it scores what comes back.
     "wildcard_type": ("none",),
     "reverse_scoring": (False,),
@@ -129,13 +133,14 @@ class _Reader:
             width=self._int("width", 512),
             height=self._int("height", 512),
             batch=max(1, batch),
-            schedule=self._text("scheduler") or "Automatic",
+            schedule=_schedule(self._text("scheduler")),
             variation_seed=self._int("subseed", 0),
             variation=self._float("subseed_strength", 0.0),
             eta=self._float("eta", 0.0),
             cfg_rescale=self._float(_RESCALE, 0.0),
             hires=self._hires(),
             noise="NV",
+            tiling=self._bool("tiling"),
         )
         settings = self._scripts(settings)
         settings, model, vae = self._overrides(settings)
@@ -175,6 +180,15 @@ class _Reader:
             self._problem(name, f"a number is needed, but got {value!r}")
             return default
         return value
+
+    def _bool(self, name: str) -> bool:
+        value = self._get(name, False)
+        if value not in (True, False):
+            self._problem(name, f"true or false is needed, but got {value!r}")
+            return False
+        if not value and name in self._payload:
+            self._silent.append(name)
+        return bool(value)
 
     def _text(self, name: str) -> str:
         value = self._get(name, "")
@@ -285,6 +299,12 @@ class _Reader:
                 self._note(name, "this field is not known here, and nothing is done about it")
 
 
+def _schedule(text: str) -> str:
+    """Web UIs take a schedule by its label or by its short name, such as ``sgm_uniform``."""
+    short = {name.lower().replace(" ", "_"): name for name in SCHEDULES}
+    return short.get(text, text) or "Automatic"
+
+
 def _named(text: str) -> Named:
     name, bracket, rest = text.rpartition(" [")
     return Named(name, rest[:-1]) if bracket and rest.endswith("]") else Named(text)
@@ -362,6 +382,8 @@ def to_payload(request: Request) -> dict[str, Any]:
     if settings.variation:
         payload["subseed"] = settings.variation_seed
         payload["subseed_strength"] = settings.variation
+    if settings.tiling:
+        payload["tiling"] = True
     if settings.eta:
         payload["eta"] = settings.eta
     if settings.cfg_rescale:

@@ -29,6 +29,8 @@ class Sampler:
         options: What to tell it, beyond the model's own noise schedule.
         order: How many times a step asks the model.
         adds_noise: Whether it draws noise on its way.
+        on_path: Whether that noise is of one Brownian path for each picture, as k-diffusion's
+            ``… SDE`` samplers take it; see `stockpot.draw.BrownianPath`.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Sampler:
     options: Mapping[str, Any] = field(default_factory=dict)
     order: int = 1
     adds_noise: bool = False
+    on_path: bool = False
 
 
 _DPM_2M = {
@@ -46,8 +49,21 @@ _DPM_2M = {
 }
 _DPM_SDE = {**_DPM_2M, "algorithm_type": "sde-dpmsolver++"}
 _KARRAS = {"use_karras_sigmas": True}
+_EXPONENTIAL = {"use_exponential_sigmas": True}
 _LINSPACE = {"timestep_spacing": "linspace"}
 _DPM = "DPMSolverMultistepScheduler"
+
+
+def _in_schedules(
+    name: str, scheduler: str, options: Mapping[str, Any], order: int = 1
+) -> tuple[Sampler, ...]:
+    """An ``… SDE`` sampler under the three names that web UIs up to 1.8 list it by."""
+    spacings = {"": {}, " Karras": _KARRAS, " Exponential": _EXPONENTIAL}
+    return tuple(
+        Sampler(name + end, scheduler, {**options, **more}, order, adds_noise=True, on_path=True)
+        for end, more in spacings.items()
+    )
+
 
 _ALL = (
     Sampler("DPM++ 2M", _DPM, _DPM_2M),
@@ -69,11 +85,10 @@ _ALL = (
         order=2,
         adds_noise=True,
     ),
-    Sampler("DPM++ 2M SDE", _DPM, _DPM_SDE, adds_noise=True),
-    Sampler("DPM++ 2M SDE Karras", _DPM, {**_DPM_SDE, **_KARRAS}, adds_noise=True),
-    Sampler("DPM++ 3M SDE", _DPM, {**_DPM_SDE, "solver_order": 3}, adds_noise=True),
-    Sampler("DPM++ 3M SDE Karras", _DPM, {**_DPM_SDE, "solver_order": 3, **_KARRAS},
-            adds_noise=True),
+    *_in_schedules("DPM++ SDE", "DPMSolverSDEScheduler", _LINSPACE, order=2),
+    *_in_schedules("DPM++ 2M SDE", _DPM, _DPM_SDE),
+    *_in_schedules("DPM++ 2M SDE Heun", _DPM, {**_DPM_SDE, "solver_type": "heun"}),
+    *_in_schedules("DPM++ 3M SDE", _DPM, {**_DPM_SDE, "solver_order": 3}),
     Sampler("UniPC", "UniPCMultistepScheduler", {**_LINSPACE, "final_sigmas_type": "zero"}),
     Sampler(
         "PLMS",
@@ -89,6 +104,13 @@ _ALL = (
             "clip_sample": False,
             "set_alpha_to_one": False,
         },
+    ),
+    Sampler("DEIS", "DEISMultistepScheduler", _LINSPACE),
+    Sampler(
+        "DDPM",
+        "DDPMScheduler",
+        {"timestep_spacing": "leading", "steps_offset": 1, "clip_sample": False},
+        adds_noise=True,
     ),
     Sampler("LCM", "LCMScheduler", {"clip_sample": False}, adds_noise=True),
 )  # fmt: skip
@@ -111,7 +133,7 @@ _SCHEDULE_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "Automatic": {},
         "Karras": _KARRAS,
-        "Exponential": {"use_exponential_sigmas": True},
+        "Exponential": _EXPONENTIAL,
         "Beta": {"use_beta_sigmas": True},
         "Uniform": _LINSPACE,
         "SGM Uniform": {"timestep_spacing": "trailing"},

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stockpot.draw.attention import split_and
+from stockpot.draw.brownian import BrownianPath
 from stockpot.draw.conditioning import Conditioner, Conditioning
 from stockpot.draw.freeu import freeu_hooks
 from stockpot.draw.guidance import rescale_guidance, threshold
@@ -20,7 +21,7 @@ from stockpot.draw.settings import DrawSettings
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Wording", "count_calls", "sample_latents", "word"]
+__all__ = ["Wording", "count_calls", "sample_latents", "to_picture", "word"]
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ def sample_latents(
     if settings.eta and "eta" in inspect.signature(scheduler.step).parameters:
         extra["eta"] = settings.eta
     n = len(timesteps)
-    with noise_of_scheduler(scheduler, noises), freeu_hooks(unet, settings.freeu) as strength:
+    path = _path(scheduler, noises, x) if sampler.on_path else None
+    with noise_of_scheduler(scheduler, noises, path), freeu_hooks(unet, settings.freeu) as strength:
         for i, t in enumerate(timesteps):
             if settings.freeu is not None:
                 strength.value = settings.freeu.strength(i, n)
@@ -162,6 +164,16 @@ def sample_latents(
             x = scheduler.step(guided, t, x, return_dict=False, **extra)[0]
             step_done()
     return x
+
+
+def _path(
+    scheduler: Any, noises: Noises, x: torch.Tensor
+) -> Callable[[float, float], torch.Tensor]:
+    """The paths of a pass: as web UIs do, over its own noise levels."""
+    levels = scheduler.sigmas[scheduler.begin_index or 0 :]
+    low, high = float(levels[levels > 0].min()), float(levels.max())
+    path = BrownianPath(noises.seeds, x.shape[1:], low, high, noises.source)
+    return lambda level, after: path(level, after).to(x.device)
 
 
 @dataclass(frozen=True)
@@ -261,7 +273,7 @@ def _guided(
     relative = torch.stack([torch.as_tensor(one) for one in sums])
     if settings.thresholding is not None:
         # It speaks of the finished picture, which is linear in what the model predicts.
-        a, b = _to_picture(scheduler, t)
+        a, b = to_picture(scheduler, t)
         clean = threshold(a * x_in + b * without, b * relative, settings.thresholding, cfg, *at)
         guided = (clean - a * x_in) / b
     else:
@@ -271,14 +283,22 @@ def _guided(
     return guided
 
 
-def _to_picture(scheduler: Any, t: torch.Tensor) -> tuple[float, float]:
-    """a and b in: finished picture = a · model input + b · model output."""
+def to_picture(scheduler: Any, t: torch.Tensor) -> tuple[float, float]:
+    """Tell where the model would end, from what it is shown and what it says.
+
+    Args:
+        scheduler: Between its `scale_model_input` and its `step`.
+        t: The time that the model is told.
+
+    Returns:
+        a and b in: finished picture = a · model input + b · model output.
+    """
     sigmas, index = getattr(scheduler, "sigmas", None), getattr(scheduler, "step_index", None)
     if sigmas is not None and index is None and hasattr(scheduler, "index_for_timestep"):
         index = scheduler.begin_index
         index = scheduler.index_for_timestep(t) if index is None else index
     if sigmas is not None and index is not None:
-        sigma = float(sigmas[index])
+        sigma = _level(scheduler, sigmas, index)
     else:
         share = float(scheduler.alphas_cumprod[int(t)])
         sigma = ((1 - share) / share) ** 0.5
@@ -286,6 +306,18 @@ def _to_picture(scheduler: Any, t: torch.Tensor) -> tuple[float, float]:
     if scheduler.config.prediction_type == "v_prediction":
         return alpha, -sigma * alpha
     return 1 / alpha, -sigma
+
+
+def _level(scheduler: Any, sigmas: Any, index: int) -> float:
+    """The noise level of what the model is asked; halfway, for the second calls of a step."""
+    if not getattr(scheduler, "state_in_first_order", True):
+        if hasattr(scheduler, "mid_point_sigma"):
+            return float(scheduler.mid_point_sigma)
+        if hasattr(scheduler, "sigmas_interpol"):
+            # The ancestral one keeps them a place earlier.
+            late = "Ancestral" in type(scheduler).__name__
+            return float(scheduler.sigmas_interpol[index - late])
+    return float(sigmas[index])
 
 
 def _factor(parts: Parts) -> int:

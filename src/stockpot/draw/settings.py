@@ -42,6 +42,7 @@ class DrawSettings:
         freeu: None for the UNet as it is.
         hires: A second, larger pass; None for one pass.
         eta: Noise that DDIM adds, 0 to 1.
+        tiling: Let opposite edges meet, so that the picture repeats without a seam.
 
     Raises:
         ValueError: A number is out of range.
@@ -68,6 +69,7 @@ class DrawSettings:
     freeu: FreeU | None = None
     hires: Hires | None = None
     eta: float = 0.0
+    tiling: bool = False
 
     def __post_init__(self) -> None:
         get_sampler(self.sampler)

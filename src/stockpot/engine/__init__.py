@@ -10,9 +10,12 @@ from stockpot.engine.labels import Labels, read_labels
 from stockpot.engine.merging import MergeResult, Settings, merge, merge_in_memory, open_pool
 from stockpot.engine.plan import Plan, TensorPlan, Term
 from stockpot.engine.planning import make_plan
+from stockpot.engine.remaking import Remade, remake
 from stockpot.engine.replaying import Route, find_route, replay
+from stockpot.engine.resuming import facts_of_source
 from stockpot.engine.running import Digests, Meter, Progress, ProgressCallback, run_plan
 from stockpot.engine.shelf import Book, Shelf
+from stockpot.engine.stopping import Stop
 from stockpot.engine.verifying import InputFound, Verdict, verify
 
 __all__ = [
@@ -36,10 +39,12 @@ __all__ = [
     "Plan",
     "Progress",
     "ProgressCallback",
+    "Remade",
     "Route",
     "Settings",
     "Shelf",
     "Step",
+    "Stop",
     "TensorPlan",
     "Term",
     "Verdict",
@@ -48,6 +53,7 @@ __all__ = [
     "convert",
     "estimate_plan",
     "extract",
+    "facts_of_source",
     "find_route",
     "in_form",
     "make_plan",
@@ -59,6 +65,7 @@ __all__ = [
     "prune",
     "read_history",
     "read_labels",
+    "remake",
     "replay",
     "run_plan",
     "shares_of",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from stockpot.checkpoints import size_text
 from stockpot.engine.plan import Plan
 from stockpot.errors import MemoryBudgetError
+from stockpot.methods import BLOCK_ELEMENTS
 
 __all__ = ["DEFAULT_MEMORY", "Chunking", "parse_size", "size_text", "take_chunks"]
 
@@ -25,7 +26,8 @@ _HANDY_ELEMENTS = 1 << 16
 # Methods walk over their panels several times: these stay in the second and third cache.
 _METHOD_BYTES = 16 << 20
 _FEWEST_PANEL = 1 << 12
-_ROW_BYTES = 24  # the bytes that are read, the result as doubles and in its type
+_MOST_PANEL = 1 << 17
+_ROW_BYTES = 16  # the result as doubles and in its type
 _UNITS = {"": 1, "b": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _UNITS |= {f"{unit}b": factor for unit, factor in _UNITS.items() if unit and unit != "b"}
 _UNITS |= {f"{unit}ib": 1024.0**power for power, unit in enumerate("kmgt", 1)}
@@ -104,7 +106,9 @@ def take_chunks(
     )
     wide = max(
         (
-            8 * tensor.graph.width + _ROW_BYTES
+            8 * tensor.graph.width(compiled)
+            + sum(term.dtype.itemsize for term in tensor.terms)
+            + _ROW_BYTES
             for tensor in plan.tensors.values()
             if tensor.graph is not None
         ),
@@ -135,8 +139,10 @@ def take_chunks(
         panel = elements
         if wide and not chunk_elements:
             handy = max(_FEWEST_PANEL, _METHOD_BYTES // wide)
-            panel = min(free // wide, handy, _HANDY_ELEMENTS)
-        panel = max(64, panel // 64 * 64)
+            panel = min(free // wide, handy, _MOST_PANEL)
+        # Whole blocks of inner products need no copy of what is left over.
+        grain = BLOCK_ELEMENTS if panel >= BLOCK_ELEMENTS and not chunk_elements else 64
+        panel = max(64, panel // grain * grain)
         return Chunking(n_threads, elements, panel, kept + n_threads * max(
             width * elements, wide * panel))  # fmt: skip
     least = fixed + sum(held[:1]) + max(width, wide) * shortest

@@ -11,13 +11,13 @@ from blake3 import blake3
 
 from stockpot.checkpoints import DType
 from stockpot.engine.graph import Apply, Graph, Load, Pick, Sum
-from stockpot.methods import Row, Task, Work, find_nonfinite, widen
+from stockpot.methods import Feed, Row, Task, Work, find_nonfinite, is_finite, widen, with_zeros
 
 __all__ = ["Computation", "Reader"]
 
 Doubles = npt.NDArray[np.float64]
 
-#: Reads elements ``start … stop`` of a term; the bytes are valid until the next call.
+#: Reads elements ``start … stop`` of a term; the bytes are valid until the term's next call.
 Reader = Callable[[int, int, int], memoryview]
 _ID_BYTES = 28
 
@@ -29,11 +29,13 @@ class _Order:
     Attributes:
         inputs: Its rows' nodes in the order in which they stand in its panels.
         place: Where each output of the recipe's order is found.
+        chosen: For each place in the panels, which of the recipe's inputs stands there.
         whole: The method whose panel of results is this one's panel as it is; else None.
     """
 
     inputs: tuple[int, ...]
     place: tuple[int, ...]
+    chosen: tuple[int, ...]
     whole: int | None
 
 
@@ -72,10 +74,58 @@ class Computation:
         self._orders: dict[int, _Order] = {}
         self._works: dict[int, Work] = {}
         self._sums: dict[int, tuple[tuple[float, int], ...]] = {}
+        self._bytes: dict[int, memoryview] = {}
+        self._raw: dict[int, Row] = {}
         self._loads: dict[int, Doubles] = {}
         self._panels: dict[int, Doubles] = {}
+        self._feeds: dict[int, Feed | None] = {}
         self._bad: npt.NDArray[np.bool_] | None = None
         self._start = self._stop = 0
+
+    def look_first(
+        self, step: int, look: Callable[[int, memoryview], None], stop: Callable[[], bool]
+    ) -> bool:
+        """Read all inputs before their contents are known, for their hashes.
+
+        Methods whose first pass does not depend on the order of inputs have it at once.
+
+        Args:
+            step: Elements of a panel.
+            look: Called with each term and its next bytes.
+            stop: Asked between panels whether to give up.
+
+        Returns:
+            Whether `prepare` may follow; False when it was stopped.
+        """
+        for i in self._graph.applies:
+            node = self._apply(i)
+            if node.method.looks_first and self._graph.reads_only(i):
+                n = len(node.inputs)
+                self._orders[i] = _Order(node.inputs, tuple(range(n)), tuple(range(n)), None)
+                work = node.method.start(
+                    Task(self._key, self._shape, n, node.parameters, compiled=self._compiled)
+                )
+                if work.wants_pass:
+                    self._works[i] = work
+        for j, below in enumerate(self._graph.nodes):
+            if isinstance(below, Sum):
+                self._sums[j] = tuple((float(weight), k) for weight, k in below.parts)
+        for start in range(0, self._n, step):
+            if stop():
+                return False
+            self._begin(start, min(start + step, self._n))
+            for term in range(len(self._dtypes)):
+                look(term, self._unread(term))
+            for i in self._works:
+                self._gather(i)
+        return True
+
+    def _gather(self, i: int) -> None:
+        feed = self._feed(i)
+        if feed is None:
+            self._works[i].gather(self._start, self._inputs(i))
+        else:
+            self._works[i].gather_feed(feed)
 
     def prepare(
         self, step: int, tensor_hashes: Mapping[int, str], stop: Callable[[], bool] = lambda: False
@@ -104,6 +154,9 @@ class Computation:
             )
             for i, order in self._orders.items()
         }
+        for i, work in self._works.items():
+            work.put_in_order(self._orders[i].chosen, tasks[i].identities)
+            work.finish_pass()
         settled: set[int] = set()
         while len(settled) < len(self._graph.applies):
             ready = []
@@ -121,7 +174,7 @@ class Computation:
                     return False
                 self._begin(start, min(start + step, self._n))
                 for i in ready:
-                    self._works[i].gather(start, self._inputs(i))
+                    self._gather(i)
             for i in ready:
                 self._works[i].finish_pass()
         return True
@@ -194,7 +247,7 @@ class Computation:
         place = [0] * len(chosen)
         for position, k in enumerate(chosen):
             place[k] = position
-        self._orders[i] = _Order(inputs, tuple(place), self._whole_of(inputs))
+        self._orders[i] = _Order(inputs, tuple(place), tuple(chosen), self._whole_of(inputs))
         hasher = blake3(f"{node.method.name}\0{node.method.function.version}\0".encode())
         for name, value in sorted(node.parameters.items()):
             hasher.update(f"{name}={value}\0".encode())
@@ -221,19 +274,65 @@ class Computation:
         return self._orders[node.apply].place[node.output] if many else 0
 
     def _begin(self, start: int, stop: int) -> None:
-        self._loads, self._panels = {}, {}
+        self._bytes, self._raw = {}, {}
+        self._loads, self._panels, self._feeds = {}, {}, {}
         self._start, self._stop = start, stop
         self._bad = None
         if self._allow:
-            marks = [
-                find_nonfinite(self._read(term, start, stop), dtype)
-                for term, dtype in enumerate(self._dtypes)
-            ]
-            bad = np.logical_or.reduce(marks)
+            rows = [self._read_term(term) for term in range(len(self._dtypes))]
+            bad = np.logical_or.reduce([find_nonfinite(row.data, row.dtype) for row in rows])
             self._bad = bad if bad.any() else None
+            if self._bad is not None:
+                where = np.flatnonzero(bad)
+                self._raw = {
+                    term: Row(with_zeros(row.data, row.dtype, where), row.dtype)
+                    for term, row in enumerate(rows)
+                }
+
+    def _unread(self, term: int) -> memoryview:
+        """The bytes of a term as the file has them."""
+        if term not in self._bytes:
+            self._bytes[term] = self._read(term, self._start, self._stop)
+        return self._bytes[term]
+
+    def _read_term(self, term: int) -> Row:
+        """What a term has here; every term is read once a panel."""
+        if term not in self._raw:
+            row = Row(self._unread(term), self._dtypes[term])
+            if self._compiled and not self._allow and not is_finite(row):
+                self._complain(term, self._start, row)
+            self._raw[term] = row
+        return self._raw[term]
+
+    def _feed(self, i: int) -> Feed | None:
+        """A method's inputs as a feed, where all are read or differences of two that are."""
+        if i not in self._feeds:
+            self._feeds[i] = self._make_feed(i) if self._compiled else None
+        return self._feeds[i]
+
+    def _make_feed(self, i: int) -> Feed | None:
+        order = self._orders[i]
+        if order.whole is not None:
+            below = self._feed(order.whole)
+            return None if below is None else self._works[order.whole].pass_on(below)
+        pairs = [self._graph.pair(j) for j in order.inputs]
+        if None in pairs:
+            return None
+        found = [pair for pair in pairs if pair is not None]
+        terms = list(dict.fromkeys(term for pair in found for term in pair if term >= 0))
+        place = {term: k for k, term in enumerate(terms)} | {-1: -1}
+        return Feed(
+            tuple(self._read_term(term) for term in terms),
+            tuple((place[one], place[other]) for one, other in found),
+            self._start,
+            self._stop - self._start,
+        )
 
     def _inputs(self, i: int) -> Doubles:
         order = self._orders[i]
+        feed = self._feed(i)
+        if feed is not None:
+            return feed.panel()
         if order.whole is not None:
             return self._results(order.whole)
         panel = np.empty((len(order.inputs), self._stop - self._start))
@@ -243,7 +342,12 @@ class Computation:
 
     def _results(self, i: int) -> Doubles:
         if i not in self._panels:
-            self._panels[i] = self._works[i].rows(self._start, self._inputs(i))
+            feed = self._feed(i)
+            self._panels[i] = (
+                self._works[i].rows(self._start, self._inputs(i))
+                if feed is None
+                else self._works[i].rows_of_feed(feed)
+            )
         return self._panels[i]
 
     def _fill(self, i: int, out: Doubles) -> None:
@@ -293,10 +397,6 @@ class Computation:
         return self._loads[term]
 
     def _load(self, term: int, out: Doubles) -> None:
-        row = Row(self._read(term, self._start, self._stop), self._dtypes[term])
-        if not widen(row, out, compiled=self._compiled):
-            if not self._allow:
-                self._complain(term, self._start, row)
-            assert self._bad is not None
-        if self._bad is not None:
-            out[self._bad] = 0
+        row = self._read_term(term)
+        if not widen(row, out, compiled=self._compiled) and not self._allow:
+            self._complain(term, self._start, row)

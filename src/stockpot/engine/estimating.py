@@ -13,9 +13,11 @@ from stockpot.recipes import Function, fold, make_recipe
 
 __all__ = ["Estimate", "MethodCosts", "estimate_plan", "method_costs"]
 
-# Rough speeds of one core, in bytes and in doubles of a pass; a merge of few files waits for disks.
-_READ_BYTES_S = 1.2e9
-_PASS_ELEMENTS_S = 2.5e8
+# Speeds of one core: bytes read and hashed from the page cache, and a row's elements in a pass of a
+# method. Rough on purpose: chosen between what the geometric median and DGMLA take where
+# bench/methods_speed.py prints the guess beside the time; a merge of few files waits for disks.
+_READ_BYTES_S = 2.5e9
+_PASS_ELEMENTS_S = 7e8
 _GIVEN = {"p": "0.1", "eps": "-0.1", "rank": "8", "low": "0", "high": "1", "t": "0.5"}
 
 
@@ -109,7 +111,7 @@ def method_costs(function: Function) -> MethodCosts:
         >>> method_costs(FUNCTIONS["median"])
         MethodCosts(n_passes=2, memory='a panel')
         >>> method_costs(FUNCTIONS["dgmla"]).n_passes
-        5
+        4
     """
     graph = _probe(function)
     if graph is None:
@@ -120,7 +122,7 @@ def method_costs(function: Function) -> MethodCosts:
         assert isinstance(node, Apply)
         words.setdefault(node.method.memory.removeprefix("a panel").lstrip(";, "))
     words.pop("", None)
-    return MethodCosts(graph.n_passes + graph.needs_identities, "; ".join(["a panel", *words]))
+    return MethodCosts(graph.n_passes, "; ".join(["a panel", *words]))
 
 
 def _probe(function: Function) -> Graph | None:

@@ -100,6 +100,9 @@ def make_sink(
     *,
     overwrite: bool,
     verify: bool,
+    facts: Mapping[str, str] | None = None,
+    restart: bool = False,
+    recheck: bool = False,
 ) -> Sink:
     """Open the output.
 
@@ -110,21 +113,24 @@ def make_sink(
         metadata: A stand-in of at least the final length.
         overwrite: Whether a file may be replaced; a folder never is.
         verify: Whether to read everything back.
+        facts: What a stopped run must have had in common to be gone on from; None: it never is.
+        restart: Throw away what a stopped run left.
+        recheck: Read again all that it left.
 
     Returns:
         The sink.
     """
-    if arrangement is None:
-        return FileSink(
-            path, plan.infos, metadata, overwrite=overwrite, verify=verify, plan=plan.digest
-        )
-    files = arrangement.infos(plan.infos)
-    if list(files) == [""]:
-        sink = FileSink(
-            path, files[""], metadata, overwrite=overwrite, verify=verify, plan=plan.digest
-        )
-        return RenamingSink({"": sink}, arrangement, plan.infos)
-    return FolderSink(path, arrangement, plan.infos, metadata, verify=verify, plan=plan.digest)
+    files = arrangement.infos(plan.infos) if arrangement is not None else {"": plan.infos}
+    if arrangement is not None and list(files) != [""]:
+        return FolderSink(
+            path, arrangement, plan.infos, metadata, verify=verify, facts=facts, restart=restart,
+            recheck=recheck,
+        )  # fmt: skip
+    sink = FileSink(
+        path, files[""], metadata, overwrite=overwrite, verify=verify, facts=facts,
+        restart=restart, recheck=recheck,
+    )  # fmt: skip
+    return sink if arrangement is None else RenamingSink({"": sink}, arrangement, plan.infos)
 
 
 def _bare(plan: Plan) -> Arrangement:

@@ -120,25 +120,116 @@ class Graph:
 
     @cached_property
     def n_passes(self) -> int:
-        """How often the inputs are read, the pass that makes rows counted; without hashing."""
-        passes = [0] * len(self.nodes)
+        """How often the inputs are read, the pass that makes rows and the one for hashes counted.
+
+        A method that may look before contents are known has its first pass with the hashes.
+        """
+        hashing = int(self.needs_identities)
+        passes = [hashing] * len(self.nodes)
         for i, node in enumerate(self.nodes):
             if isinstance(node, Apply):
-                below = max((passes[j] for j in node.inputs), default=0)
-                passes[i] = below + node.method.n_passes(node.parameters)
+                below = max((passes[j] for j in node.inputs), default=hashing)
+                own = node.method.n_passes(node.parameters)
+                early = hashing and own and node.method.looks_first and self.reads_only(i)
+                passes[i] = below + own - int(bool(early))
             elif isinstance(node, Sum):
-                passes[i] = max((passes[j] for _, j in node.parts), default=0)
+                passes[i] = max((passes[j] for _, j in node.parts), default=hashing)
             elif isinstance(node, Pick):
                 passes[i] = passes[node.apply]
         return passes[self.root] + 1
 
-    @cached_property
-    def width(self) -> int:
-        """Doubles for each element of a panel: all that is alive at once, at most."""
-        applies = [node for node in self.nodes if isinstance(node, Apply)]
-        panels = sum(len(node.inputs) + node.n_outputs for node in applies)
-        scratch = max((node.method.scratch(len(node.inputs)) for node in applies), default=0)
+    def pair(self, i: int) -> tuple[int, int] | None:
+        """What a row is, where it is read or a difference of two that are.
+
+        Args:
+            i: A node that is a row.
+
+        Returns:
+            Its term, and the one that is subtracted, or −1; None for other rows.
+        """
+        node = self.nodes[i]
+        if isinstance(node, Load):
+            return node.term, -1
+        if isinstance(node, Sum) and len(node.parts) == 2:
+            parts = {weight: self.nodes[j] for weight, j in node.parts}
+            one, other = parts.get(_ONE), parts.get(-_ONE)
+            if isinstance(one, Load) and isinstance(other, Load):
+                return one.term, other.term
+        return None
+
+    def reads_only(self, i: int) -> bool:
+        """Whether all inputs of a method are read, or differences of two that are.
+
+        Args:
+            i: The method's node.
+        """
+        node = self.nodes[i]
+        assert isinstance(node, Apply)
+        return all(self.pair(j) is not None for j in node.inputs)
+
+    def fed(self, i: int) -> bool:
+        """Whether a method's inputs are rows that need not be made; see `stockpot.methods.Feed`.
+
+        Args:
+            i: The method's node.
+        """
+        node = self.nodes[i]
+        assert isinstance(node, Apply)
+        below = self._below(node)
+        if below is None:
+            return self.reads_only(i)
+        inner = self.nodes[below]
+        assert isinstance(inner, Apply)
+        return inner.method.passes_on and self.fed(below)
+
+    def _below(self, node: Apply) -> int | None:
+        """The method whose results, all of them, are the inputs."""
+        picks = [self.nodes[j] for j in node.inputs]
+        found = {pick.apply for pick in picks if isinstance(pick, Pick)}
+        if len(found) != 1 or not all(isinstance(pick, Pick) for pick in picks):
+            return None
+        below = found.pop()
+        inner = self.nodes[below]
+        assert isinstance(inner, Apply)
+        whole = inner.n_outputs == len(picks) == len(set(node.inputs))
+        return below if whole and node.first_free == inner.first_free == 0 else None
+
+    def width(self, compiled: bool) -> int:
+        """Doubles for each element of a panel: all that is alive at once, at most.
+
+        Args:
+            compiled: Whether C runs, and methods that can walk over rows that were not made.
+        """
+        applies = {i: self.nodes[i] for i in self.applies}
+        lazy = {i for i in applies if compiled and self.fed(i)}
+        unmade = set()  # results that nobody makes
+        panels = scratch = 0
+        for i, node in applies.items():
+            assert isinstance(node, Apply)
+            walks = i in lazy and node.method.feeds
+            scratch = max(scratch, 2 if walks else node.method.scratch(len(node.inputs)))
+            below = self._below(node)
+            if walks or (i in lazy and node.method.passes_on):
+                unmade |= set() if below is None else {below}
+            else:
+                panels += len(node.inputs)
+        for i, node in applies.items():
+            assert isinstance(node, Apply)
+            panels += 0 if i in unmade and self._readers(i) == 1 else node.n_outputs
         return panels + scratch + len(self.shared) + 4
+
+    def _readers(self, i: int) -> int:
+        """How many nodes read results of a method."""
+        picks = {
+            j for j, node in enumerate(self.nodes) if isinstance(node, Pick) and node.apply == i
+        }
+        found = 0
+        for node in self.nodes:
+            if isinstance(node, Apply):
+                found += not picks.isdisjoint(node.inputs)
+            elif isinstance(node, Sum):
+                found += not picks.isdisjoint(j for _, j in node.parts)
+        return found + (self.root in picks)
 
     @cached_property
     def shared(self) -> frozenset[int]:

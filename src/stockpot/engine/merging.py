@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,16 +19,17 @@ from stockpot.checkpoints import (
     content_hash,
     encode_header,
     file_bytes,
-    free_bytes,
     open_checkpoint,
 )
-from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, size_text, take_chunks
+from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, take_chunks
 from stockpot.engine.forms import Form, Pipeline, arranged, in_form, make_sink
 from stockpot.engine.history import PROVENANCE_KEY, RECIPE_KEY, Step, read_history
 from stockpot.engine.labels import with_sha256
+from stockpot.engine.output_place import check_output
 from stockpot.engine.plan import Plan
 from stockpot.engine.planning import make_plan
 from stockpot.engine.provenance import (
+    Ancestry,
     component_hashes,
     describe,
     hash_the_rest,
@@ -37,8 +38,23 @@ from stockpot.engine.provenance import (
     trace,
     untold,
 )
+from stockpot.engine.resuming import (
+    facts_of,
+    is_worth_keeping,
+    recall,
+    recheck_inputs,
+    told_of_kept,
+)
 from stockpot.engine.running import Digests, Meter, ProgressCallback, run_plan
-from stockpot.errors import CheckpointError, PreflightError, Problem, VerificationError
+from stockpot.engine.stopping import Stop, heeding
+from stockpot.engine.tensor_tables import TENSORS_KEY, table_of
+from stockpot.errors import (
+    CheckpointError,
+    PreflightError,
+    Problem,
+    StoppedError,
+    VerificationError,
+)
 from stockpot.recipes import Recipe, models_below
 
 __all__ = [
@@ -69,6 +85,12 @@ class Settings:
         allow_nonfinite: Let NaN and infinities through.
         overwrite: Replace an existing output.
         compiled: Use the C kernel where it was built; torch gives the same bytes, more slowly.
+        restart: Throw away what a stopped run left under the output's name, instead of going on
+            from it.
+        recheck: Before going on, read again all that the stopped run read and wrote.
+        journal: Keep a journal, so that a stopped run can be gone on from.
+        stop: Ends the run early, with what is done kept.
+        tell: Is told sentences that people want to know at once.
     """
 
     memory: int = DEFAULT_MEMORY
@@ -80,6 +102,11 @@ class Settings:
     allow_nonfinite: bool = False
     overwrite: bool = False
     compiled: bool = True
+    restart: bool = False
+    recheck: bool = False
+    journal: bool = True
+    stop: Stop | None = None
+    tell: Callable[[str], None] | None = None
 
     @property
     def n_threads(self) -> int:
@@ -100,6 +127,7 @@ class MergeResult:
         elapsed_s: Seconds from the plan to the final name.
         chunking: How the work was cut.
         notes: What deserves to be known and is no error.
+        n_resumed: How many tensors a stopped run had finished.
     """
 
     path: Path
@@ -110,6 +138,7 @@ class MergeResult:
     elapsed_s: float
     chunking: Chunking
     notes: tuple[Problem, ...] = ()
+    n_resumed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +148,12 @@ class Again:
     Attributes:
         step: What is recorded of it.
         header_bytes: Length of the file's header; 0 where that is not known.
+        table: Whether the file has a table of its tensors, which older ones have not.
     """
 
     step: Step
     header_bytes: int = 0
+    table: bool = True
 
 
 @contextmanager
@@ -178,6 +209,9 @@ def merge(
 ) -> MergeResult:
     """Merge checkpoints into a new file, in one pass.
 
+    A run that was stopped, by whatever, is gone on from where recipe, inputs and output are the
+    same; the file then has the same bytes as if nothing had happened.
+
     Args:
         recipe: What to merge; its globs resolved.
         output: Name of the new file. It appears only when complete, synced and verified.
@@ -203,9 +237,11 @@ def merge(
         PreflightError: The inputs do not fit; nothing was read or written.
         VerificationError: The output is not what was expected; nothing was saved.
         OutputExistsError: The output is there already.
+        UnfinishedError: A stopped run left something else under the output's name.
         OutputError: The output cannot be written.
         CheckpointError: An input cannot be read or holds NaN; nothing was saved.
         MemoryBudgetError: The plan needs more memory than it may have.
+        StoppedError: `settings.stop` asked for it.
 
     Example:
         >>> from stockpot.recipes import make_recipe
@@ -235,7 +271,8 @@ def merge(
         recipe = in_form(recipe, form)
     if settings.sha256:
         n_files = sum(file.stat().st_size for source in sources.values() for file in source.files)
-        recipe = with_sha256(recipe, sources, Meter("sha256", n_files, progress).add)
+        hashing = heeding(progress, settings.stop)
+        recipe = with_sha256(recipe, sources, Meter("sha256", n_files, hashing).add)
     plan, arrangement = arranged(make_plan(recipe, sources, dtype), pipeline)
     # A tensor that is cut or transposed on its way out is held whole.
     held = settings.n_threads * (arrangement.buffer_bytes(plan.infos) if arrangement else 0)
@@ -247,12 +284,16 @@ def merge(
     else:
         # The header of a folder's file says nothing of the others'.
         room = again.header_bytes if list(files) == [""] else 0
-        reserved = _roomy(files, tell(plan, ancestry, again.step), room)
+        nothing = dict.fromkeys(plan.tensors, "0" * 64)
+        reserved = _roomy(files, _again(plan, ancestry, again, nothing), room)
     if arrangement is None:
         n_bytes = file_bytes(plan.infos, reserved)
     else:
         n_bytes = arrangement.n_bytes(plan.infos, reserved)
-    _check_output(plan, path, n_bytes)
+    check_output(plan, path, n_bytes)
+    facts = settings.journal and facts_of(
+        plan, reserved, hashes=settings.hashes, allow_nonfinite=settings.allow_nonfinite
+    )
     sink = make_sink(
         path,
         plan,
@@ -260,9 +301,23 @@ def merge(
         reserved,
         overwrite=settings.overwrite,
         verify=settings.verify,
+        facts=facts or None,
+        restart=settings.restart,
+        recheck=settings.recheck,
     )
+    kept, known = recall(plan, sink.done, settings.hashes)
+    saving = False
     try:
-        digests = compute(plan, sink, settings, progress, chunking)
+        if kept and settings.tell is not None:
+            settings.tell(
+                f"{path}: going on from a run that was stopped: {len(kept)} of "
+                f"{len(plan.tensors)} tensors are done"
+            )
+        if settings.recheck:
+            recheck_inputs(plan, known, heeding(progress, settings.stop))
+        digests = compute(plan, sink, settings, progress, chunking, kept)
+        digests.outputs.update(known.outputs)
+        digests.inputs.update(known.inputs)
         if settings.hashes:
             hash_the_rest(plan, ancestry, digests)
         content = content_hash(plan.infos, digests.outputs) if settings.hashes else None
@@ -270,11 +325,19 @@ def merge(
         if again is not None:
             check_again(again.step, told, str(path))
             # Equal in all that was computed: which version computed it is told as it was.
-            told = tell(plan, ancestry, again.step)
-        check = Meter("checking", plan.written_bytes, progress)
+            told = _again(plan, ancestry, again, digests.outputs)
+        n_bytes_left = sum(info.n_bytes for key, info in plan.infos.items() if key not in kept)
+        check = Meter("checking", n_bytes_left, heeding(progress, settings.stop))
+        saving = True
         sink.commit(_with(told, metadata), check.add)
-    except BaseException:
-        sink.abort()
+    except BaseException as error:
+        if not is_worth_keeping(error, saving):
+            sink.abort()
+            raise
+        told_kept = told_of_kept(path, sink.pause(), len(plan.tensors))
+        if isinstance(error, StoppedError):
+            raise StoppedError(f"stopped; {told_kept}") from error
+        error.add_note(told_kept)
         raise
     return MergeResult(
         path,
@@ -285,6 +348,7 @@ def merge(
         time.monotonic() - start,
         chunking,
         (*plan.notes, *ancestry.notes, *untold(plan, ancestry, told)),
+        len(kept),
     )
 
 
@@ -330,6 +394,7 @@ def compute(
     settings: Settings,
     progress: ProgressCallback | None = None,
     chunking: Chunking | None = None,
+    done: Collection[str] = frozenset(),
 ) -> Digests:
     """Run a plan as the settings say.
 
@@ -339,6 +404,7 @@ def compute(
         settings: Memory, threads, checks.
         progress: Is told how far the run is.
         chunking: How to cut the work; by default so that it fits the memory.
+        done: Tensors that need not be made.
 
     Returns:
         Hashes of all that was read and written.
@@ -351,6 +417,8 @@ def compute(
         allow_nonfinite=settings.allow_nonfinite,
         compiled=_compiled(settings),
         progress=progress,
+        done=done,
+        stop=settings.stop,
     )
 
 
@@ -389,6 +457,13 @@ def _versions(step: Step) -> str:
     return f"stockpot {step.version}, methods: {methods or 'not told'}"
 
 
+def _again(
+    plan: Plan, ancestry: Ancestry, again: Again, outputs: Mapping[str, str]
+) -> dict[str, str]:
+    told = tell(plan, ancestry, again.step)
+    return {**told, TENSORS_KEY: table_of(outputs)} if again.table else told
+
+
 def _roomy(
     files: Mapping[str, Mapping[str, TensorInfo]], metadata: dict[str, str], header_bytes: int
 ) -> dict[str, str]:
@@ -398,7 +473,7 @@ def _roomy(
 
 
 def _with(told: Mapping[str, str], metadata: Mapping[str, str]) -> dict[str, str]:
-    own = (RECIPE_KEY, PROVENANCE_KEY)
+    own = (RECIPE_KEY, PROVENANCE_KEY, TENSORS_KEY)
     return {**told, **{key: text for key, text in metadata.items() if key not in own}}
 
 
@@ -416,47 +491,3 @@ def _chunking(plan: Plan, settings: Settings) -> Chunking:
         settings.chunk_elements,
         compiled=_compiled(settings),
     )
-
-
-def _check_output(plan: Plan, path: Path, n_bytes: int) -> None:
-    problems = []
-    folder = path.parent
-    if not folder.is_dir():
-        problems.append(
-            Problem("no-folder", "the output's folder must exist", str(folder), "make it first")
-        )
-    else:
-        free = free_bytes(folder)
-        if path.with_name(path.name + ".partial").exists():
-            free += path.with_name(path.name + ".partial").stat().st_size
-        if free < n_bytes:
-            problems.append(
-                Problem(
-                    "disk-full",
-                    f"the output takes {size_text(n_bytes)}, "
-                    f"but the disk has room for {size_text(free)}",
-                    str(path),
-                    "free some room, or write to another disk",
-                )
-            )
-    # The name under which it grows is taken over too, whatever stands there.
-    written = (path, path.with_name(path.name + ".partial"))
-    for name, source in plan.sources.items():
-        if any(_is_same(file, other) for file in source.files for other in written):
-            problems.append(
-                Problem(
-                    "output-is-input",
-                    "an input is never written to",
-                    f"{source.name} (pool: {name})",
-                    "choose another name for the output",
-                )
-            )
-    if problems:
-        raise PreflightError(problems)
-
-
-def _is_same(file: Path, other: Path) -> bool:
-    try:
-        return file.samefile(other)  # sees through links and through upper and lower case
-    except OSError:
-        return False

@@ -58,9 +58,7 @@ class TensorPlan:
     @property
     def n_passes(self) -> int:
         """How often the inputs are read."""
-        if self.graph is None:
-            return 1
-        return self.graph.n_passes + self.graph.needs_identities
+        return 1 if self.graph is None else self.graph.n_passes
 
     @property
     def read_bytes(self) -> int:

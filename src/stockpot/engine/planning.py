@@ -66,10 +66,7 @@ def make_plan(
         PreflightError: Keys, shapes, architectures or types do not fit; all problems at once.
     """
     sources = {name: as_checkpoint(source) for name, source in sources.items()}
-    detections = {
-        name: detect({key: info.shape for key, info in source.tensors.items()})
-        for name, source in sources.items()
-    }
+    detections = _detections(sources)
     if dtype is not None:
         # What decides the bytes belongs to the recipe that the output will carry.
         spoken = (
@@ -95,6 +92,20 @@ def make_plan(
     sources, detections = fitted(recipe, layout, sources, detections)
     planner = _Planner(layout, folded, sources, detections, recipe.save.dtype)
     return planner.plan()
+
+
+def _detections(sources: Mapping[str, Source]) -> dict[str, Detection]:
+    """What each source is; models of one pool mostly have the same keys and shapes."""
+    found: dict[str, Detection] = {}
+    known: list[tuple[dict[str, tuple[int, ...]], Detection]] = []
+    for name, source in sources.items():
+        shapes = {key: info.shape for key, info in source.tensors.items()}
+        same = next((detection for other, detection in known if other == shapes), None)
+        if same is None:
+            same = detect(shapes)
+            known.append((shapes, same))
+        found[name] = same
+    return found
 
 
 def _common_layout(detections: Mapping[str, Detection]) -> Layout:

@@ -32,6 +32,7 @@ from stockpot.engine.labels import (
 )
 from stockpot.engine.plan import Plan
 from stockpot.engine.running import Digests
+from stockpot.engine.tensor_tables import TENSORS_KEY, table_of
 from stockpot.errors import CheckpointError, Problem
 from stockpot.layouts import Layout
 from stockpot.recipes import PoolEntry, Recipe, canonical, find_function, functions_in
@@ -155,7 +156,8 @@ def describe(plan: Plan, ancestry: Ancestry, digests: Digests) -> dict[str, str]
         methods=_method_versions(plan.fold.recipe),
         dtypes=_dtypes(plan),
     )
-    return tell(plan, ancestry, last)
+    told = tell(plan, ancestry, last)
+    return {**told, TENSORS_KEY: table_of(digests.outputs)} if known else told
 
 
 def tell(plan: Plan, ancestry: Ancestry, last: Step) -> dict[str, str]:

@@ -40,6 +40,8 @@ from stockpot.engine.planning import make_plan
 from stockpot.engine.retelling import Discarded, PlannedSource, Retold
 from stockpot.engine.running import ProgressCallback
 from stockpot.engine.shelf import Book, Shelf, open_book
+from stockpot.engine.stopping import heeding
+from stockpot.engine.tensor_tables import TENSORS_KEY
 from stockpot.errors import (
     CheckpointError,
     OutputError,
@@ -51,7 +53,7 @@ from stockpot.errors import (
 from stockpot.layouts import Layout, get_layout
 from stockpot.recipes import Recipe, parse_recipe
 
-__all__ = ["Route", "find_route", "recompute", "replay"]
+__all__ = ["Route", "find_route", "prepared", "recompute", "replay"]
 
 _LAST = ""
 """Name of a file's own step, among the content hashes that name the others."""
@@ -170,16 +172,16 @@ def replay(
         raise OutputExistsError(f"{path} is there already; use another name, or --overwrite")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: the output's folder must exist; make it first")
-    shelf = search or Shelf(folder, _own_file(file), progress)
+    shelf = search or Shelf(folder, _own_file(file), heeding(progress, settings.stop))
     route = find_route(history, shelf)
     settings = replace(settings, hashes=True, sha256=False)
     header_bytes = file.header.n_bytes if isinstance(file, SafetensorsFile) else 0
-    with _prepared(route, file.metadata, path.parent, settings, progress) as (
+    with prepared(route, file.metadata, path.parent, settings, progress) as (
         recipe,
         sources,
         rest,
     ):
-        again = Again(history.last, header_bytes)
+        again = Again(history.last, header_bytes, TENSORS_KEY in file.metadata)
         return merge(recipe, output, sources=sources, settings=rest, progress=progress, again=again)
 
 
@@ -207,7 +209,7 @@ def recompute(
     """
     settings = replace(settings, hashes=True, sha256=False)
     place = Path(tempfile.gettempdir())
-    with _prepared(route, metadata, place, settings, progress) as (recipe, sources, rest):
+    with prepared(route, metadata, place, settings, progress) as (recipe, sources, rest):
         plan = _planned(recipe, sources, route.history.last)
         return content_hash(
             plan.infos, compute(plan, Discarded(plan.infos), rest, progress).outputs
@@ -215,14 +217,29 @@ def recompute(
 
 
 @contextmanager
-def _prepared(
+def prepared(
     route: Route,
     metadata: Mapping[str, str],
     place: Path,
     settings: Settings,
     progress: ProgressCallback | None,
 ) -> Iterator[tuple[Recipe, dict[str, Source], Settings]]:
-    """Open or make all that the last step reads; what was made goes away at the end."""
+    """Open or make all that the last step reads; what was made goes away at the end.
+
+    Args:
+        route: How to come by it.
+        metadata: Of the file.
+        place: A folder for intermediates that do not fit the memory.
+        settings: Memory, threads.
+        progress: Is told how far each stage is.
+
+    Yields:
+        The last step's recipe, what it reads, and what is left of the memory.
+
+    Raises:
+        PreflightError: Models are missing.
+        VerificationError: An earlier step that had to be done again makes other weights.
+    """
     if route.missing:
         raise PreflightError(route.missing)
     with ExitStack() as stack:
@@ -275,7 +292,9 @@ class _Workshop:
             step = history.earlier.get(record.made or "")
             # Only what the last step is told ends in a file.
             told = history.of(step) if step and key == _LAST else step and History(step, {})
-            found[name] = Retold(source, told.to_metadata() if told else {})
+            # A file that was made for this will have another date when it is made once more.
+            known = str(record.made) if book is None else ""
+            found[name] = Retold(source, told.to_metadata() if told else {}, known)
         return dict(found)
 
     def make(self, key: str) -> None:
@@ -300,7 +319,7 @@ class _Workshop:
                 recipe,
                 path,
                 sources=sources,
-                settings=self.settings,
+                settings=replace(self.settings, journal=False),
                 progress=self._progress,
                 again=Again(step),
             )

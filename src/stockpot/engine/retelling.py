@@ -18,13 +18,14 @@ class Retold(Source):
     Args:
         source: Where the tensors come from; closing this does not close it.
         metadata: What to tell instead of its own.
+        known: What identifies what it holds, such as a content hash that was checked.
 
     Attributes:
         told_by: The checkpoint itself.
     """
 
-    def __init__(self, source: Source, metadata: Mapping[str, str]) -> None:
-        self.told_by = source
+    def __init__(self, source: Source, metadata: Mapping[str, str], known: str = "") -> None:
+        self.told_by, self.known = source, known or source.known
         self.name, self.tensors, self.files = source.name, source.tensors, source.files
         self.metadata = metadata
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -21,7 +21,9 @@ from blake3 import blake3
 from stockpot.checkpoints import Sink, Source
 from stockpot.engine.budget import Chunking
 from stockpot.engine.computing import Computation
-from stockpot.engine.plan import Plan, TensorPlan, Term
+from stockpot.engine.notes import note_of
+from stockpot.engine.plan import Plan, TensorPlan
+from stockpot.engine.stopping import Halt, Stop
 from stockpot.errors import CheckpointError
 from stockpot.methods import (
     HAS_COMPILED_KERNEL,
@@ -32,6 +34,8 @@ from stockpot.methods import (
     narrow,
     one_blas_thread,
 )
+
+_TOLD_BYTES = 1 << 22  # of reads, before the progress is told
 
 __all__ = ["Digests", "Progress", "ProgressCallback", "run_plan"]
 
@@ -123,6 +127,8 @@ def run_plan(
     allow_nonfinite: bool = False,
     compiled: bool = HAS_COMPILED_KERNEL,
     progress: ProgressCallback | None = None,
+    done: Collection[str] = frozenset(),
+    stop: Stop | None = None,
 ) -> Digests:
     """Compute every tensor of a plan and write it.
 
@@ -134,37 +140,47 @@ def run_plan(
         allow_nonfinite: Let NaN and infinities through instead of refusing them.
         compiled: Use the C kernel; torch gives the same bytes.
         progress: Is told how far the run is.
+        done: Tensors that need not be made.
+        stop: Ends the run early, after the tensors under way or at once.
 
     Returns:
-        The hashes; empty without `hashes`.
+        The hashes of what was made; empty without `hashes`.
 
     Raises:
         CheckpointError: A source cannot be read, or holds NaN or infinities.
         OutputError: The sink cannot take a row.
+        StoppedError: Somebody asked for it. What the sink has been told is done is so.
     """
-    meter = Meter("merging", plan.read_bytes + plan.written_bytes, progress)
+    wanted = {key: tensor for key, tensor in plan.tensors.items() if key not in done}
+    n_bytes = sum(t.read_bytes * t.n_passes + t.info.n_bytes for t in wanted.values())
+    meter = Meter("merging", n_bytes, progress)
     digests = Digests({}, {})
-    stop = threading.Event()
-    queue = iter(plan.tensors.items())
+    halt = Halt(stop)
+    computes = any(tensor.graph is not None for tensor in wanted.values())
+    items = list(wanted.items())
+    if computes:
+        # The longest first, so that no thread is left alone with it at the end.
+        items.sort(key=lambda item: -item[1].read_bytes * item[1].n_passes)
+    queue = iter(items)
     guard = threading.Lock()
 
     def work() -> None:
         worker = _Worker(plan, sink, chunking, hashes, allow_nonfinite, compiled, meter)
-        while not stop.is_set():
+        while not halt.asked:
             with guard:
                 item = next(queue, None)
             if item is None:
                 return
-            worker.tensor(*item, stop=stop)
+            worker.tensor(*item, stop=halt)
             with guard:
                 digests.outputs.update(worker.outputs)
                 digests.inputs.update(worker.inputs)
 
-    computes = any(tensor.graph is not None for tensor in plan.tensors.values())
     with ExitStack() as stack:
         stack.enter_context(one_blas_thread() if computes else nullcontext())
         if chunking.threads == 1:
             work()
+            halt.tell()
             return digests
         pool = stack.enter_context(
             ThreadPoolExecutor(chunking.threads, thread_name_prefix="stockpot")
@@ -173,9 +189,10 @@ def run_plan(
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
-            stop.set()
+            halt.set()
         for future in futures:
             future.result()
+    halt.tell()
     return digests
 
 
@@ -200,13 +217,13 @@ class _Worker:
         self.outputs: dict[str, str] = {}
         self.inputs: dict[tuple[str, str], str] = {}
 
-    def tensor(self, key: str, plan: TensorPlan, stop: threading.Event) -> None:
+    def tensor(self, key: str, plan: TensorPlan, stop: Halt) -> None:
         """Make one tensor.
 
         Args:
             key: Its key in the output.
             plan: How.
-            stop: Set when another thread failed: leave early.
+            stop: Set when another thread failed, or somebody asks: leave early.
         """
         self.outputs, self.inputs = {}, {}
         out_hash = self._hasher()
@@ -236,30 +253,29 @@ class _Worker:
         digest = out_hash.hexdigest() if self._hashes else None
         if digest is not None:
             self.outputs = {key: digest}
+            read = [self.inputs[term.model, term.key] for term in plan.terms]
+            self._sink.remember(key, note_of(digest, read))
         self._sink.tensor_done(key, digest)
 
-    def _compute(self, key: str, plan: TensorPlan, out_hash: blake3, stop: threading.Event) -> bool:
-        """Make a tensor with methods in it; False when another thread failed meanwhile."""
+    def _compute(self, key: str, plan: TensorPlan, out_hash: blake3, stop: Halt) -> bool:
+        """Make a tensor with methods in it; False when it was left."""
         assert plan.graph is not None
         readers = [self._plan.sources[term.model] for term in plan.terms]
         hashes: dict[int, str] = {}
-        if plan.graph.needs_identities or self._hashes:
-            for i, term in enumerate(plan.terms):
-                hasher = self._hasher()
-                for start, end in _cuts(plan.info.n_elements, self._panel):
-                    data = self._read(i, term, readers[i], start, end)
-                    hasher.update(data)
-                    self._meter.add(data.nbytes if plan.graph.needs_identities else 0)
-                hashes[i] = hasher.hexdigest()
-                if stop.is_set():
-                    return False
-        counted = plan.graph.n_passes * plan.read_bytes
+        keys = [term.key for term in plan.terms]
+        sizes = [term.dtype.itemsize for term in plan.terms]
+        longest = min(self._panel, plan.info.n_elements)
+        buffers = [self._buffer(i, longest * size) for i, size in enumerate(sizes)]
+        counted, uncounted = plan.n_passes * plan.read_bytes, 0
 
         def read(i: int, start: int, end: int) -> memoryview:
-            nonlocal counted
-            data = self._read(i, plan.terms[i], readers[i], start, end)
-            self._meter.add(min(counted, data.nbytes))
-            counted -= min(counted, data.nbytes)
+            nonlocal counted, uncounted
+            data = buffers[i][: (end - start) * sizes[i]]
+            readers[i].read_into(keys[i], start, end, data)
+            uncounted += data.nbytes
+            if uncounted > _TOLD_BYTES:
+                self._meter.add(min(counted, uncounted))
+                counted, uncounted = max(0, counted - uncounted), 0
             return data
 
         def complain(i: int, start: int, row: Row) -> NoReturn:
@@ -274,26 +290,31 @@ class _Worker:
             tuple(term.dtype for term in plan.terms), read, compiled=self._compiled,
             allow_nonfinite=self._allow_nonfinite, complain=complain,
         )  # fmt: skip
+        if plan.graph.needs_identities or self._hashes:
+            hashers = [self._hasher() for _ in plan.terms]
+
+            def look(i: int, data: memoryview) -> None:
+                hashers[i].update(data)
+
+            if not computation.look_first(self._panel, look, stop.is_set):
+                return False
+            hashes = {i: hasher.hexdigest() for i, hasher in enumerate(hashers)}
         if not computation.prepare(self._panel, hashes, stop.is_set):
             return False
         for start, end in _cuts(plan.info.n_elements, self._panel):
             if stop.is_set():
                 return False
             values = computation.row(start, end)
-            result = self._buffer(1, (end - start) * plan.info.dtype.itemsize)
+            result = self._buffer(len(readers), (end - start) * plan.info.dtype.itemsize)
             facts = narrow(values, Row(result, plan.info.dtype), compiled=self._compiled)
             self._check(key, plan, facts)
             self._sink.write(key, start, result)
             self._note(out_hash, result)
             self._meter.add(result.nbytes)
+        self._meter.add(counted)
         if self._hashes:
             self.inputs = {(term.model, term.key): hashes[i] for i, term in enumerate(plan.terms)}
         return True
-
-    def _read(self, i: int, term: Term, reader: Source, start: int, end: int) -> memoryview:
-        data = self._buffer(0, (end - start) * term.dtype.itemsize)
-        reader.read_into(term.key, start, end, data)
-        return data
 
     def _check(self, key: str, plan: TensorPlan, facts: RowFacts) -> None:
         if (facts.nonfinite_input or facts.overflow) and not self._allow_nonfinite:

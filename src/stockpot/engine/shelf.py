@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
-from stockpot.checkpoints import Source, TensorInfo, content_hash, hash_tensors, open_checkpoint
+from stockpot.checkpoints import (
+    Source,
+    TensorInfo,
+    content_hash,
+    hash_tensors,
+    is_unfinished,
+    open_checkpoint,
+)
 from stockpot.engine.history import InputRecord, Part, read_history
 from stockpot.engine.running import Meter, ProgressCallback
 from stockpot.errors import CheckpointError, Problem
@@ -147,6 +154,8 @@ class Shelf:
         folder: Where to look.
         without: A file that does not count, such as the one whose inputs are looked for.
         progress: Is told how far the search is; it may well end early.
+        by_name: Take a file that has a model's name, and the tensors that it should have, unread:
+            for those who check what they make of it.
 
     Attributes:
         books: What was found, in the order of paths.
@@ -161,7 +170,9 @@ class Shelf:
         folder: str | os.PathLike[str],
         without: Path | None = None,
         progress: ProgressCallback | None = None,
+        by_name: bool = False,
     ) -> None:
+        self._by_name = by_name
         if not Path(folder).is_dir():
             raise CheckpointError(f"{folder}: the pool must be a folder, but there is none")
         self.folder = Path(folder)
@@ -193,6 +204,10 @@ class Shelf:
             CheckpointError: A file cannot be read.
         """
         able = [book for book in self.books if book.looks_like(record, layout)]
+        if self._by_name:
+            named = [book for book in able if _is_called(book.path, name)]
+            if len(named) == 1:
+                return named[0]
         able.sort(
             key=lambda book: (
                 record.made is None or book.claims != record.made,
@@ -249,6 +264,9 @@ def _candidates(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
         folders.sort()
         here = Path(place)
+        if is_unfinished(here):
+            folders.clear()
+            continue
         if "model_index.json" in names:
             folders.clear()
             yield here

@@ -13,9 +13,11 @@ from stockpot.checkpoints import Source, content_hash, hash_tensors
 from stockpot.engine.history import History, Step, read_history
 from stockpot.engine.labels import RECIPE_LABEL, model_key, step_label
 from stockpot.engine.merging import Settings
+from stockpot.engine.remaking import find_damage
 from stockpot.engine.replaying import Route, find_route, recompute
 from stockpot.engine.running import Meter, ProgressCallback
 from stockpot.engine.shelf import Shelf, as_seen
+from stockpot.engine.stopping import heeding
 from stockpot.errors import CheckpointError, Problem, StockpotError
 from stockpot.layouts import get_layout
 from stockpot.recipes import fold, parse_recipe
@@ -52,6 +54,7 @@ class Verdict:
         actual: Hash of each component, as its bytes say.
         inputs: The last step's models; empty where no pool was searched.
         recomputed: Whether the recipe was run again, on every tensor.
+        damaged: Tensors that are not what was written, where the file says what each was.
     """
 
     answer: Literal["agrees", "no recipe", "differs", "edited", "inputs", "recipe"]
@@ -60,6 +63,7 @@ class Verdict:
     actual: Mapping[str, str] = field(default_factory=dict)
     inputs: tuple[InputFound, ...] = ()
     recomputed: bool = False
+    damaged: tuple[str, ...] = ()
 
 
 _GRAVEST = ("differs", "edited", "inputs", "recipe")
@@ -95,7 +99,8 @@ def verify(
     if history is None or step is None or step.content is None:
         return Verdict("no recipe")
     layout = get_layout(step.layout)
-    digests = hash_tensors(file, progress=Meter("reading", n_bytes, progress).add)
+    told = heeding(progress, settings.stop)
+    digests = hash_tensors(file, progress=Meter("reading", n_bytes, told).add)
     keys: dict[str, list[str]] = {component.name: [] for component in layout.components}
     for key in file.tensors:
         keys[layout.cell_of(key).component].append(key)
@@ -110,7 +115,7 @@ def verify(
     inputs: tuple[InputFound, ...] = ()
     recomputed = False
     if folder is not None:
-        shelf = Shelf(folder, file.files[0] if len(file.files) == 1 else None, progress)
+        shelf = Shelf(folder, file.files[0] if len(file.files) == 1 else None, told)
         route = find_route(history, shelf)
         inputs = tuple(_inputs(route))
         problems += _strangers(route, shelf, inputs)
@@ -119,7 +124,10 @@ def verify(
             problems += _rerun(route, file.metadata, settings, progress)
     codes = {problem.code for problem in problems}
     answer = next((code for code in _GRAVEST if code in codes), "agrees")
-    return Verdict(answer, tuple(problems), step.components, actual, inputs, recomputed)  # type: ignore[arg-type]
+    damaged = (find_damage(file.metadata, digests) or ()) if answer == "differs" else ()
+    return Verdict(
+        answer, tuple(problems), step.components, actual, inputs, recomputed, damaged  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def _bytes(step: Step, actual: Mapping[str, str], content: str) -> Iterator[Problem]:

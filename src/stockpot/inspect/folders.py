@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stockpot.checkpoints import open_checkpoint
+from stockpot.checkpoints import is_unfinished, open_checkpoint
 from stockpot.errors import (
     CheckpointError,
     HeaderError,
@@ -72,9 +72,9 @@ def _in_folder(folder: Path, recursive: bool, depth: int) -> Iterator[Path]:
     for child in children:
         if child.is_dir():
             if _is_diffusers(child):
-                if _has_weights(child):
+                if _has_weights(child) and not is_unfinished(child):
                     yield child
-            elif recursive and depth and not child.is_symlink():
+            elif recursive and depth and not child.is_symlink() and not is_unfinished(child):
                 yield from _in_folder(child, recursive, depth - 1)
         elif child in indexes:
             yield child

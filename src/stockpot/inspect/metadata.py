@@ -177,7 +177,7 @@ def _stockpot(own: Mapping[str, str]) -> Node:
     extra = [
         _field(key.removeprefix("stockpot."), text)
         for key, text in own.items()
-        if key not in ("stockpot.provenance", "stockpot.recipe")
+        if key not in ("stockpot.provenance", "stockpot.recipe", "stockpot.tensors")
     ]
     return Node(heading, "", (*extra, *_steps(history)))
 

@@ -8,7 +8,7 @@ values. All else stays bit by bit what it was.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +23,7 @@ from stockpot.inspect.inspection import Inspection
 from stockpot.layouts import KeySpec, Layout, counter_values
 
 if TYPE_CHECKING:
-    from stockpot.engine import MergeResult, ProgressCallback
+    from stockpot.engine import MergeResult, ProgressCallback, Stop
 
 __all__ = ["RepairPlan", "plan_repair", "repair"]
 
@@ -86,7 +86,10 @@ def repair(
     base: Source | None = None,
     plan: RepairPlan | None = None,
     overwrite: bool = False,
+    restart: bool = False,
     progress: ProgressCallback | None = None,
+    stop: Stop | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> MergeResult:
     """Write a mended copy; the file itself is never changed.
 
@@ -96,7 +99,10 @@ def repair(
         base: A whole one of the same architecture, to take values from.
         plan: From `plan_repair` with the same arguments; made here where None.
         overwrite: Replace an existing output.
+        restart: Throw away what a stopped run left, instead of going on from it.
         progress: Is told how far the writing is.
+        stop: Ends the writing early, with what is done kept.
+        tell: Is told sentences that people want to know at once.
 
     Returns:
         What was written.
@@ -105,6 +111,7 @@ def repair(
         PreflightError: There is nothing to mend, or a base is needed; nothing was written.
         CheckpointError: A file cannot be read, or the base is not finite where it is needed.
         OutputExistsError: The output is there already.
+        StoppedError: `stop` asked for it.
     """
     # The engine takes a while to load, and inspection does without it.
     from stockpot.engine import Settings, in_form, merge
@@ -139,7 +146,7 @@ def repair(
         output,
         sources=sources,
         dtype=_dtypes(plan.found, identity.layout) if filled else None,
-        settings=Settings(overwrite=overwrite),
+        settings=Settings(overwrite=overwrite, restart=restart, stop=stop, tell=tell),
         metadata=_metadata(source, plan),
         progress=progress,
     )
@@ -217,7 +224,8 @@ class _Mended(Source):
     gives the values."""
 
     def __init__(self, source: Source, base: Source | None) -> None:
-        self.name, self.metadata, self.files = source.name, source.metadata, source.files
+        self.name, self.metadata = source.name, source.metadata
+        self.files = source.files + (base.files if base is not None else ())
         identity = _identity(source)
         self._source, self._base = source, base
         self._own: dict[str, str] = {}

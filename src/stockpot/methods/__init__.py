@@ -11,7 +11,8 @@ from stockpot.methods.contract import (
     by_tensor,
     weighted_rows,
 )
-from stockpot.methods.doubtful import find_nonfinite
+from stockpot.methods.doubtful import find_nonfinite, with_zeros
+from stockpot.methods.feeds import Feed, is_finite
 from stockpot.methods.gram import (
     BLOCK_ELEMENTS,
     Gram,
@@ -28,6 +29,7 @@ __all__ = [
     "HAS_COMPILED_KERNEL",
     "METHODS",
     "Doubles",
+    "Feed",
     "Gram",
     "GramAccumulator",
     "Method",
@@ -42,9 +44,11 @@ __all__ = [
     "combine",
     "find_nonfinite",
     "get_method",
+    "is_finite",
     "narrow",
     "one_blas_thread",
     "sum_grams",
     "weighted_rows",
     "widen",
+    "with_zeros",
 ]

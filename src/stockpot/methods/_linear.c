@@ -7,43 +7,9 @@
  * every machine, and round once from double to the output's type (a way through float rounds
  * twice). What a result means is decided in linear.py; this file only computes.
  */
-#define PY_SSIZE_T_CLEAN
-#ifndef Py_LIMITED_API
-#define Py_LIMITED_API 0x030B0000
-#endif
-#include <Python.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
-#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define CLONES
-#endif
-#if defined(__GNUC__) || defined(__clang__)
-#define INLINE static inline __attribute__((always_inline))
-#else
-#define INLINE static __forceinline
-#endif
+#include "_floats.h"
 
 enum { BLOCK = 1024 };
-enum { F64 = 0, F32 = 1, F16 = 2, BF16 = 3, F8_E4M3 = 4, F8_E5M2 = 5, N_TYPES = 6 };
-static const int ITEM[N_TYPES] = {8, 4, 2, 2, 1, 1};
-
-INLINE double as_double(uint64_t bits) { double value; memcpy(&value, &bits, 8); return value; }
-INLINE uint64_t as_bits(double value) { uint64_t bits; memcpy(&bits, &value, 8); return bits; }
-
-/* Small floats: shift the magnitude to double's fraction and scale the exponent's bias away. The
- * product is exact, subnormals included. Infinities come out as large finite numbers: callers
- * look at the magnitude's bits for those. */
-INLINE double small_to_double(uint64_t bits, int width, int mantissa, double scale) {
-    uint64_t sign = (bits >> (width - 1)) << 63;
-    uint64_t magnitude = bits & ((1ull << (width - 1)) - 1);
-    double value = as_double(magnitude << (52 - mantissa)) * scale;
-    return as_double(as_bits(value) | sign);
-}
 
 /* Round to nearest, ties to even, straight from double: adding a power of two whose last place is
  * the output's last place lets the adder round, and the difference of bit patterns is the
@@ -87,11 +53,6 @@ typedef struct { double largest; double grain; int nonfinite; } Facts;
         largest = value > largest ? value : largest;                        \
         grain = step < grain ? step : grain;                                \
     }
-
-#define LOAD_F16 small_to_double(x16[j], 16, 10, 0x1p1008)
-#define LOAD_BF16 small_to_double(x16[j], 16, 7, 0x1p896)
-#define LOAD_E4M3 small_to_double(x8[j], 8, 3, 0x1p1016)
-#define LOAD_E5M2 small_to_double(x8[j], 8, 2, 0x1p1008)
 
 /* Add one input's block to the sums. `size` takes the sum of magnitudes where it is wanted. */
 CLONES static void add_block(const void *x, int type, Py_ssize_t n, double weight, int first,

@@ -17,6 +17,7 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
+from stockpot.methods.feeds import Feed
 from stockpot.methods.gram import BLOCK_ELEMENTS, Gram, GramAccumulator
 from stockpot.recipes import Function
 
@@ -90,6 +91,22 @@ class Work(ABC):
             panel: Shape ``[n, m]``; not to be changed or kept.
         """
 
+    def gather_feed(self, feed: Feed) -> None:
+        """Look at a panel that was not made yet; by default it is made.
+
+        Args:
+            feed: Of n rows.
+        """
+        self.gather(feed.start, feed.panel())
+
+    def put_in_order(self, order: Sequence[int], identities: tuple[bytes, ...]) -> None:  # noqa: B027
+        """Learn in which order the inputs stand, after a first pass that came before it was known.
+
+        Args:
+            order: For each place, the row of the first pass that belongs there.
+            identities: As `Task.identities`, in this order.
+        """
+
     def finish_pass(self) -> None:  # noqa: B027
         """Draw conclusions at the end of a pass; sets `wants_pass`."""
 
@@ -104,6 +121,28 @@ class Work(ABC):
         Returns:
             Shape ``[1, m]``, or ``[n, m]`` for a method that gives a list.
         """
+
+    def rows_of_feed(self, feed: Feed) -> Doubles:
+        """Compute results from a panel that was not made yet; by default it is made.
+
+        Args:
+            feed: Of n rows.
+
+        Returns:
+            As `rows`.
+        """
+        return self.rows(feed.start, feed.panel())
+
+    def pass_on(self, feed: Feed) -> Feed | None:
+        """Give the results as a feed, so that they need not be made either.
+
+        Args:
+            feed: Of n rows.
+
+        Returns:
+            The feed, or None where results must be made.
+        """
+        return None
 
 
 def _nothing(n: int, shape: tuple[int, ...], parameters: Parameters) -> int:
@@ -127,6 +166,11 @@ class Method:
         memory: The same for people.
         needs_identities: Whether it asks for its inputs' identities.
         effort: Seconds of a core for a tensor of a shape, besides its passes; a rough guess.
+        feeds: Whether it walks over feeds, so that no panel is made of them.
+        passes_on: Whether its results can be a feed; then they are not made for one that walks
+            over feeds.
+        looks_first: Whether its first pass may come before the order of its inputs is known; then
+            it has `Work.put_in_order`.
     """
 
     function: Function
@@ -137,6 +181,9 @@ class Method:
     memory: str = "a panel"
     needs_identities: bool = False
     effort: Callable[[tuple[int, ...]], float] = lambda shape: 0.0
+    feeds: bool = False
+    passes_on: bool = False
+    looks_first: bool = False
 
     @property
     def name(self) -> str:
@@ -194,8 +241,10 @@ def by_gram(function: Function, weights: Callable[[Gram, Parameters], Sequence[f
         lambda task: _ByGram(task, weights),
         passes=1,
         scratch=lambda n: 2,
-        held=lambda n, shape, _: 16 * n * BLOCK_ELEMENTS + 80 * n * n,
+        held=lambda n, shape, _: 16 * n * BLOCK_ELEMENTS + 400 * n * n,
         memory="a panel, and an n×n matrix",
+        feeds=True,
+        looks_first=True,
     )
 
 
@@ -203,22 +252,38 @@ def by_gram(function: Function, weights: Callable[[Gram, Parameters], Sequence[f
 class _ByGram(Work):
     def __init__(self, task: Task, weights: Callable[[Gram, Parameters], Sequence[float]]) -> None:
         self._parameters, self._solve = task.parameters, weights
-        self._sums: GramAccumulator | None = GramAccumulator(task.n_inputs)
+        # A pivot would be one of the rows, and which is first is not known before all are read.
+        self._sums: GramAccumulator | None = GramAccumulator(
+            task.n_inputs, -1, compiled=task.compiled
+        )
+        self._order: Sequence[int] = range(task.n_inputs)
         self._weights: Sequence[float] = ()
+        self._end = task.n_elements
         self.wants_pass = True
 
     def gather(self, start: int, panel: Doubles) -> None:
         assert self._sums is not None
         self._sums.add(panel)
 
+    def gather_feed(self, feed: Feed) -> None:
+        assert self._sums is not None
+        self._sums.add_feed(feed, last=feed.start + feed.n_elements == self._end)
+
+    def put_in_order(self, order: Sequence[int], identities: tuple[bytes, ...]) -> None:
+        self._order = order
+
     def finish_pass(self) -> None:
         assert self._sums is not None
-        self._weights = self._solve(self._sums.finish(), self._parameters)
+        gram = self._sums.finish().pick(list(self._order))
+        self._weights = self._solve(gram, self._parameters)
         self._sums = None
         self.wants_pass = False
 
     def rows(self, start: int, panel: Doubles) -> Doubles:
         return weighted_rows(panel, self._weights)[None]
+
+    def rows_of_feed(self, feed: Feed) -> Doubles:
+        return feed.weigh(self._weights)[None]
 
 
 def weighted_rows(panel: Doubles, weights: Sequence[float]) -> Doubles:

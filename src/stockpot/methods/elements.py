@@ -6,16 +6,13 @@ Each is a function from a panel ``[n, m]`` and the call's parameters to a row ``
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import final
 
 import numpy as np
 
 from stockpot.methods.contract import Doubles, Parameters, Task, Work
-
-try:
-    import stockpot.methods._panels as _panels
-except ImportError:  # built without a compiler
-    _panels = None  # type: ignore[assignment, unused-ignore]
+from stockpot.methods.feeds import Feed, panels
 
 __all__ = [
     "Elected", "elect", "element_geometric_median", "mean_of_kept", "median", "train_difference",
@@ -132,6 +129,10 @@ class Elected(Work):
         """Compute results; see `Work.rows`."""
         return elect(panel, self._parameters, compiled=self._compiled)
 
+    def pass_on(self, feed: Feed) -> Feed | None:
+        """Leave the election to who reads the result; see `Work.pass_on`."""
+        return None if feed.elect else replace(feed, elect=str(self._parameters["elect"]))
+
 
 def elect(panel: Doubles, parameters: Parameters, *, compiled: bool = True) -> Doubles:
     """Keep each delta where it has the sign that all of them elect, TIES' second step.
@@ -152,11 +153,8 @@ def elect(panel: Doubles, parameters: Parameters, *, compiled: bool = True) -> D
         >>> elect(panel, {"elect": "count"}).tolist()
         [[0.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]]
     """
-    if compiled and _panels is not None and panel.size:
-        panel = np.ascontiguousarray(panel)
-        result = np.empty_like(panel)
-        _panels.elect(panel, result, len(panel), int(parameters["elect"] == "count"))
-        return result
+    if compiled and panels is not None:
+        return replace(Feed.of(panel), elect=str(parameters["elect"])).panel()
     total = np.zeros(panel.shape[1])
     for row in panel:
         total += np.sign(row) if parameters["elect"] == "count" else row

@@ -19,6 +19,7 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
+from stockpot.methods.feeds import Feed, panels
 from stockpot.methods.linear import CODES, HAS_COMPILED_KERNEL, Row, kernel
 
 __all__ = ["BLOCK_ELEMENTS", "Gram", "GramAccumulator", "one_blas_thread", "sum_grams", "widen"]
@@ -32,6 +33,8 @@ definition, since sums of floats depend on their order."""
 # Below this share of ‖dᵢ‖² + ‖dⱼ‖², the distance of i and j is taken from the rows themselves:
 # the products have lost too many digits to show it.
 _NEAR = 1e-5
+# Columns of a block are summed in so many sums, each of which takes every eighth.
+_LANES = 8
 
 
 @final
@@ -40,7 +43,7 @@ class Gram:
     """Inner products of n rows, as differences to a pivot row p: dᵢ = xᵢ − p.
 
     Attributes:
-        pivot: Which row was subtracted, 0 to n − 1.
+        pivot: Which row was subtracted, 0 to n − 1; −1 for none: then p is zero.
         n_elements: Length of the rows.
         inner: ⟨dᵢ, dⱼ⟩, shape ``[n, n]``, float64; zero in the pivot's row and column.
         cross: ⟨dᵢ, p⟩, shape ``[n]``; zero at the pivot.
@@ -126,9 +129,9 @@ class Gram:
             Their inner products.
         """
         squared = self.squared[np.ix_(rows, rows)]
-        if self.pivot in rows:
+        if self.pivot < 0 or self.pivot in rows:
             inner = self.inner[np.ix_(rows, rows)]
-            place = rows.index(self.pivot)
+            place = rows.index(self.pivot) if self.pivot >= 0 else -1
             return Gram(place, self.n_elements, inner, self.cross[rows], self.pivot_square, squared)
         products = self.products()[np.ix_(rows, rows)]
         inner = (squared[0][:, None] + squared[0] - squared) / 2
@@ -163,9 +166,9 @@ class Gram:
 class GramAccumulator:
     """Takes the panels of one tensor in their order and sums inner products.
 
-    Memory: ``16 · n · BLOCK_ELEMENTS`` bytes (two blocks) and some n×n matrices. The result does
-    not depend on how the columns are cut into panels. Run it within `one_blas_thread`: a matrix
-    library that shares one product among several threads may sum in another order.
+    Memory: some n×n matrices, and ``8 · n · BLOCK_ELEMENTS`` bytes where panels end within blocks.
+    The result does not depend on how the columns are cut into panels, nor on the machine: of a
+    block, eight sums take every eighth column each and are added in one order.
 
     A row with NaN or infinities spoils what it takes part in and nothing else, unless it is the
     pivot.
@@ -173,7 +176,8 @@ class GramAccumulator:
     Args:
         n_rows: Rows of every panel, at least 1.
         pivot: The row to subtract: best a base of the others, or any of them where they are near
-            each other.
+            each other. −1 subtracts nothing: then the order of rows decides about no digit.
+        compiled: Use C where it was built; the bits are the same.
 
     Raises:
         ValueError: There is no such row.
@@ -186,11 +190,11 @@ class GramAccumulator:
         [[0.0, 20.0], [20.0, 0.0]]
     """
 
-    def __init__(self, n_rows: int, pivot: int = 0) -> None:
-        if not 0 <= pivot < n_rows:
+    def __init__(self, n_rows: int, pivot: int = 0, *, compiled: bool = True) -> None:
+        if not -1 <= pivot < n_rows:
             raise ValueError(f"the pivot must be one of {n_rows} rows, but is {pivot}")
         self._n, self._pivot = n_rows, pivot
-        self._deltas = np.empty((n_rows, BLOCK_ELEMENTS))
+        self._compiled = compiled and panels is not None
         self._kept: Doubles | None = None
         self._restart()
 
@@ -222,6 +226,30 @@ class GramAccumulator:
             if self._n_kept == BLOCK_ELEMENTS:
                 self._flush()
 
+    def add_feed(self, feed: Feed, last: bool) -> None:
+        """Take the next columns without making them.
+
+        Args:
+            feed: Rows that were not made.
+            last: Whether the tensor ends with them.
+
+        Raises:
+            ValueError: Not n rows.
+        """
+        if len(feed.pairs) != self._n:
+            raise ValueError(f"a feed must have {self._n} rows, but has {len(feed.pairs)}")
+        size = feed.n_elements
+        whole = size if last else size - size % BLOCK_ELEMENTS
+        if self._n_kept:
+            whole = 0
+        if whole:
+            assert panels is not None
+            self._n_elements += whole
+            whole_feed = feed if whole == size else feed.cut(0, whole)
+            panels.gram(whole_feed.packed, self._pivot, self._inner, self._squared)
+        if whole < size:
+            self.add(feed.cut(whole, size).panel())
+
     def finish(self) -> Gram:
         """Give the sums of the tensor, and begin anew for the next one.
 
@@ -231,6 +259,10 @@ class GramAccumulator:
         if self._n_kept:
             self._flush()
         inner, pivot = self._inner, self._pivot
+        if pivot < 0:
+            result = Gram(-1, self._n_elements, inner, np.zeros(self._n), 0.0, self._squared)
+            self._restart()
+            return result
         cross = inner[pivot].copy()
         square, cross[pivot] = float(cross[pivot]), 0.0
         inner[pivot] = inner[:, pivot] = 0.0
@@ -255,42 +287,46 @@ class GramAccumulator:
         The pivot's own row would be zeros; the pivot stands there itself, so that one product of
         matrices gives ⟨dᵢ, dⱼ⟩, ⟨dᵢ, p⟩ and ⟨p, p⟩.
         """
+        if self._compiled:
+            assert panels is not None
+            panels.gram(Feed.of(columns).packed, self._pivot, self._inner, self._squared)
+            return
         pivot = self._pivot
-        deltas = self._deltas[:, : columns.shape[1]]
-        np.subtract(columns, columns[pivot], out=deltas)
-        deltas[pivot] = columns[pivot]
-        products = deltas @ deltas.T
+        lanes = np.zeros((self._n, -(-columns.shape[1] // _LANES), _LANES))
+        deltas = lanes.reshape(self._n, -1)[:, : columns.shape[1]]
+        deltas[:] = columns
+        if pivot >= 0:
+            deltas -= columns[pivot]
+            deltas[pivot] = columns[pivot]
+        products = np.empty((self._n, self._n))
+        for i, row in enumerate(lanes):
+            for j in range(i, self._n):
+                products[i, j] = products[j, i] = _sum_of(row * lanes[j])
         squares = products.diagonal().copy()
-        squares[pivot] = 0.0
+        if pivot >= 0:
+            squares[pivot] = 0.0
         sizes = squares[:, None] + squares
         squared = sizes - 2 * products
-        squared[pivot] = squared[:, pivot] = squares
         near = squared <= _NEAR * sizes
-        near[pivot] = near[:, pivot] = False
-        if np.count_nonzero(near) > self._n - 1:  # others than each row with itself
-            self._look_closely(deltas, near, products, squared)
+        if pivot >= 0:
+            squared[pivot] = squared[:, pivot] = squares
+            near[pivot] = near[:, pivot] = False
+        # The products of near rows have lost the digits of their distance.
+        for i, j in zip(*np.nonzero(np.triu(near, 1)), strict=True):
+            gaps = lanes[i] - lanes[j]
+            squared[i, j] = squared[j, i] = _sum_of(gaps * gaps)
         np.fill_diagonal(squared, 0.0)
         self._inner += products
         self._squared += squared
 
-    def _look_closely(
-        self, deltas: Doubles, near: npt.NDArray[np.bool_], products: Doubles, squared: Doubles
-    ) -> None:
-        """Take the distances of near rows from the rows; equal rows get equal sums."""
-        first = list(range(self._n))
-        for i, j in zip(*np.nonzero(np.triu(near, 1)), strict=True):
-            if first[i] != i or first[j] != j:
-                continue  # known through the row that it equals
-            gap = deltas[i] - deltas[j]
-            squared[i, j] = squared[j, i] = gap @ gap
-            if not gap.any():
-                first[j] = int(i)
-        for j, i in enumerate(first):
-            if i != j:
-                products[j], squared[j] = products[i], squared[i]
-                products[:, j], squared[:, j] = products[:, i], squared[:, i]
-                products[j, j] = products[i, i]
-                squared[i, j] = squared[j, i] = squared[j, j] = 0.0
+
+def _sum_of(products: Doubles) -> float:
+    """The sum of a block, shape ``[m/8, 8]``, in the one order that C keeps to as well."""
+    # Along an outer axis numpy adds one after the other.
+    lanes = np.add.reduce(products, axis=0)
+    halves = lanes[:4] + lanes[4:]
+    quarters = halves[:2] + halves[2:]
+    return float(quarters[0] + quarters[1])
 
 
 def sum_grams(grams: Iterable[Gram]) -> Gram:

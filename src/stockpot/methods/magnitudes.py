@@ -9,17 +9,14 @@ look at such a bin alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
 import numpy.typing as npt
 
 from stockpot.methods.contract import Doubles
-
-try:
-    import stockpot.methods._panels as _panels
-except ImportError:  # built without a compiler
-    _panels = None  # type: ignore[assignment, unused-ignore]
+from stockpot.methods.feeds import Feed, panels
 
 __all__ = ["N_BINS", "Counts", "Thresholds", "counts_bytes"]
 
@@ -82,7 +79,7 @@ class Counts:
     """
 
     def __init__(self, n_rows: int, compiled: bool = True) -> None:
-        self._compiled = compiled and _panels is not None
+        self._compiled = compiled and panels is not None
         self.bins = np.zeros((n_rows, N_BINS), _BIN)
 
     def add(self, panel: Doubles) -> None:
@@ -91,10 +88,10 @@ class Counts:
         Args:
             panel: Shape ``[n, m]``.
         """
+        if self._compiled:
+            self.add_feed(Feed.of(panel))
+            return
         for values, table in zip(panel, self.bins, strict=True):
-            if self._compiled:
-                _panels.count(np.ascontiguousarray(values), table.view(np.uint8))
-                continue
             bits = patterns(values)
             bins = bins_of(bits)
             fresh = np.flatnonzero(table["equal"][bins] == 0)
@@ -104,6 +101,24 @@ class Counts:
             for name, there in (("less", bits < seen), ("equal", bits == seen),
                                 ("more", bits > seen)):  # fmt: skip
                 np.add.at(table[name], bins[there], np.uint32(1))
+
+    def add_feed(self, feed: Feed) -> None:
+        """Count a panel that was not made.
+
+        Args:
+            feed: Of n rows.
+        """
+        assert panels is not None
+        feed = Feed.of(feed.panel()) if feed.elect else feed
+        panels.count(feed.packed, self.bins.view(np.uint8))
+
+    def put_in_order(self, order: Sequence[int]) -> None:
+        """Change the order of rows.
+
+        Args:
+            order: For each place, the row that belongs there.
+        """
+        self.bins = self.bins[list(order)]
 
     def finish(self) -> None:
         """Fill in ``before``."""
@@ -155,6 +170,17 @@ class Thresholds:
         self._open: dict[tuple[int, int], tuple[int, int, int]] = {}
         self._fine: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
 
+    def add_feed(self, feed: Feed) -> None:
+        """Look at a panel that was not made.
+
+        Args:
+            feed: Of n rows.
+        """
+        if self._counts is not None:
+            self._counts.add_feed(feed)
+        else:
+            self.add(feed.panel())
+
     def add(self, panel: Doubles) -> None:
         """Look at a panel.
 
@@ -168,6 +194,15 @@ class Thresholds:
             bits = patterns(panel[row])
             inside = bits[(bits >= low) & (bits < high)] - np.uint64(low)
             np.add.at(self._fine[row, place], inside >> np.uint64(_step(low, high)), 1)
+
+    def put_in_order(self, order: Sequence[int]) -> None:
+        """Change the order of rows after the first pass.
+
+        Args:
+            order: For each place, the row that belongs there.
+        """
+        if self._counts is not None:
+            self._counts.put_in_order(order)
 
     def finish_pass(self) -> None:
         """Narrow the intervals."""

@@ -8,6 +8,8 @@ of panels and the number of threads; equal inputs are told apart by a count.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import final
 
@@ -16,12 +18,9 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from stockpot.methods.contract import Doubles, Parameters, Task, Work
+from stockpot.methods.feeds import Bits as KnownMask
+from stockpot.methods.feeds import Chances, Feed, panels
 from stockpot.methods.magnitudes import N_BINS, Counts, bins_of, counts_bytes, counts_of, patterns
-
-try:
-    import stockpot.methods._panels as _panels
-except ImportError:  # built without a compiler
-    _panels = None  # type: ignore[assignment, unused-ignore]
 
 __all__ = ["Masked", "held_by_masks", "random_bits"]
 
@@ -122,11 +121,9 @@ class Masked(Work):
         p, eps = task.parameters["p"], task.parameters["eps"]
         rescale, seed = task.parameters["rescale"], task.parameters["seed"]
         assert isinstance(p, Fraction) and isinstance(eps, Fraction) and isinstance(seed, Fraction)
-        twins: Counter[bytes] = Counter()
-        self._streams = []
-        for identity in task.identities:
-            self._streams.append(stream_of(int(seed), identity, task.key, twins[identity]))
-            twins[identity] += 1
+        self._seed, self._key = int(seed), task.key
+        self._streams: list[tuple[int, int]] = []
+        self._name_streams(task.identities)
         self._n, self._size = task.n_inputs, task.n_elements
         self._limit = np.uint64(int((1 - p) * 2**_RANDOM))
         self._stay = float(1 - p)
@@ -136,25 +133,52 @@ class Masked(Work):
         self._by_rank = eps != 0 and self._size > 0
         self.wants_pass = self._by_rank
         self._kept = np.zeros((self._n, -(-self._size // 8)) if self._by_rank else 0, np.uint8)
-        self._compiled = task.compiled and _panels is not None
+        self._compiled = task.compiled and panels is not None
         self._counts = Counts(self._n, task.compiled) if self._by_rank else None
         self._phase = "count"
         self._resume = [0] * self._n
         self._open: list[list[tuple[Bits, Bits, npt.NDArray[np.int64]]]] = []
         self._waiting: list[_Waiting] = []
 
+    def _name_streams(self, identities: tuple[bytes, ...]) -> None:
+        twins: Counter[bytes] = Counter()
+        self._streams = []
+        for identity in identities:
+            self._streams.append(stream_of(self._seed, identity, self._key, twins[identity]))
+            twins[identity] += 1
+
+    def put_in_order(self, order: Sequence[int], identities: tuple[bytes, ...]) -> None:
+        """Name the sequences, and sort the counts; see `Work.put_in_order`."""
+        self._name_streams(identities)
+        if self._counts is not None:
+            self._counts.put_in_order(order)
+
     def gather(self, start: int, panel: Doubles) -> None:
         """Look at a panel; see `Work.gather`."""
-        if self._phase == "count":
+        if self._compiled:
+            self.gather_feed(Feed.of(panel, start))
+        elif self._phase == "count":
             assert self._counts is not None
             self._counts.add(panel)
+        else:
+            for i, values in enumerate(panel):
+                if self._phase == "settle":
+                    self._waiting[i].add(values)
+                elif start >= self._resume[i] and not self._full[i]:
+                    self._note(i, start, *self._decide(i, start, values))
+
+    def gather_feed(self, feed: Feed) -> None:
+        """Look at a panel that was not made; see `Work.gather_feed`."""
+        if self._phase == "count":
+            assert self._counts is not None
+            self._counts.add_feed(feed)
             return
-        for i, values in enumerate(panel):
-            if self._phase == "decide":
-                if start >= self._resume[i]:
-                    self._decide(i, start, values)
-            elif self._waiting[i].n:
-                self._waiting[i].add(values)
+        feed = Feed.of(feed.panel(), feed.start) if feed.elect else feed
+        for i in range(self._n):
+            if self._phase == "settle":
+                self._waiting[i].add_feed(feed, i)
+            elif feed.start >= self._resume[i] and not self._full[i]:
+                self._note(i, feed.start, *self._decide_feed(i, feed))
 
     def finish_pass(self) -> None:
         """Draw conclusions; see `Work.finish_pass`."""
@@ -165,7 +189,7 @@ class Masked(Work):
         elif self._phase == "decide":
             assert self._counts is not None
             self._waiting = [
-                _Waiting(found, table, self._compiled)
+                _Waiting(found, table)
                 for found, table in zip(self._open, self._counts.bins, strict=True)
             ]
             self._phase = "settle"
@@ -180,12 +204,11 @@ class Masked(Work):
 
     def rows(self, start: int, panel: Doubles) -> Doubles:
         """Compute results; see `Work.rows`."""
+        if self._compiled:
+            return self._masked(Feed.of(panel, start)).panel()
         result = np.empty_like(panel)
         m = panel.shape[1]
         for i, (row, out) in enumerate(zip(panel, result, strict=True)):
-            if self._compiled:
-                self._row_compiled(i, start, np.ascontiguousarray(row), out)
-                continue
             if self._by_rank:
                 first = start // 8
                 bits = np.unpackbits(self._kept[i, first : (start + m + 7) // 8])
@@ -198,12 +221,14 @@ class Masked(Work):
             out += 0.0  # no negative zeros
         return result
 
-    def _row_compiled(self, i: int, start: int, row: Doubles, out: Doubles) -> None:
+    def pass_on(self, feed: Feed) -> Feed | None:
+        """Leave the masking to who reads the result; see `Work.pass_on`."""
+        return None if feed.mask or feed.elect else self._masked(feed)
+
+    def _masked(self, feed: Feed) -> Feed:
         if self._by_rank:
-            _panels.keep(row, out, self._kept[i], start, self._factor)
-        else:
-            first, second = self._streams[i]
-            _panels.drop(row, out, start, first, second, int(self._limit), self._factor)
+            return replace(feed, mask=KnownMask(self._kept, self._factor))
+        return replace(feed, mask=Chances(self._streams, int(self._limit), self._factor))
 
     def _begin_deciding(self) -> None:
         self._phase = "decide"
@@ -231,32 +256,34 @@ class Masked(Work):
         result: Doubles = np.clip(chance, 0.0, 1.0) * 2.0**_RANDOM
         return result
 
-    def _decide(self, i: int, start: int, values: Doubles) -> None:
-        assert self._counts is not None
-        if self._full[i]:
-            return
-        where = self._kept[i, start // 8 : (start + len(values) + 7) // 8]
-        if self._compiled:
-            packed = np.empty(len(where), np.uint8)
-            listed = _panels.decide(
-                np.ascontiguousarray(values), self._counts.bins[i].view(np.uint8), packed, start,
-                *self._streams[i], self._stay, self._slope, self._centre,
-            )  # fmt: skip
-            unsure = np.frombuffer(listed, np.uint32).astype(np.int64)
-        else:
-            packed, unsure = self._decide_slowly(i, start, values)
+    def _note(
+        self, i: int, start: int, packed: npt.NDArray[np.uint8], bits: Bits,
+        unsure: npt.NDArray[np.int64],
+    ) -> None:  # fmt: skip
+        """Keep what was decided of a row: bits, and patterns and places of the unsure."""
         if self._n_open + len(unsure) > _MOST_OPEN and self._n_open:
             self._full[i], self._until[i] = True, start
             return
-        where[:] = packed
+        self._kept[i, start // 8 :][: len(packed)] = packed
         if len(unsure):
             self._n_open += len(unsure)
-            random = random_at(self._streams[i], unsure + start)
-            self._open[i].append((patterns(values[unsure]), random, unsure + start))
+            self._open[i].append((bits, random_at(self._streams[i], unsure), unsure))
 
-    def _decide_slowly(
+    def _decide_feed(
+        self, i: int, feed: Feed
+    ) -> tuple[npt.NDArray[np.uint8], Bits, npt.NDArray[np.int64]]:
+        assert self._counts is not None and panels is not None
+        packed = np.empty(-(-feed.n_elements // 8), np.uint8)
+        bits, places = panels.decide(
+            feed.packed, i, self._counts.bins[i].view(np.uint8), packed, *self._streams[i],
+            self._stay, self._slope, self._centre,
+        )  # fmt: skip
+        unsure = np.frombuffer(places, np.uint32).astype(np.int64)
+        return packed, np.frombuffer(bits, np.uint64), unsure + feed.start
+
+    def _decide(
         self, i: int, start: int, values: Doubles
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    ) -> tuple[npt.NDArray[np.uint8], Bits, npt.NDArray[np.int64]]:
         assert self._counts is not None
         bits = patterns(values)
         table = self._counts.bins[i][bins_of(bits)]
@@ -271,7 +298,7 @@ class Masked(Work):
         random = random_bits(self._streams[i], start, len(values))
         keep = random < np.minimum(low, high)
         unsure = np.flatnonzero(~keep & (random < np.maximum(low, high)))
-        return np.packbits(keep), unsure
+        return np.packbits(keep), bits[unsure], unsure + start
 
     def _put(self, i: int, index: npt.NDArray[np.int64]) -> None:
         np.bitwise_or.at(self._kept[i], index >> 3, (128 >> (index & 7)).astype(np.uint8))
@@ -287,37 +314,37 @@ class _Waiting:
         self,
         found: list[tuple[Bits, Bits, npt.NDArray[np.int64]]],
         table: npt.NDArray[np.void],
-        compiled: bool,
     ) -> None:
         empty = np.zeros(0, np.uint64)
         bits = np.concatenate([bits for bits, _, _ in found] or [empty])
         self.random = np.concatenate([random for _, random, _ in found] or [empty])
         self.index = np.concatenate([i for _, _, i in found] or [empty.astype(np.int64)])
-        self.n, self._compiled = len(bits), compiled
+        self.n = len(bits)
         self._values, self._which = np.unique(bits, return_inverse=True)
         self._upto = np.zeros(len(self._values) + 1, np.int64)
         self._equal = np.zeros(len(self._values) + 1, np.int64)
         bins = bins_of(self._values)
-        self._open = np.zeros(N_BINS, np.uint8)
-        self._open[bins] = 1
+        # The values of a bin stand between its place here and the next one's.
+        self._begins = np.searchsorted(bins, np.arange(N_BINS + 1)).astype(np.uint32)
+        self._open = np.diff(self._begins.astype(np.int64)) > 0
         # What stands before a value's bin in the order, less what is counted of open bins there.
         counts = np.where(self._open, counts_of(table), 0)
         earlier = np.cumsum(counts)[bins] - counts[bins]
         self._base = table["before"][bins].astype(np.int64) - earlier
 
     def add(self, values: Doubles) -> None:
-        if self._compiled:
-            _panels.place(
-                np.ascontiguousarray(values), self._open, self._values, self._upto, self._equal
-            )
-            return
         bits = patterns(values)
-        bits = bits[self._open[bins_of(bits)] == 1]
+        bits = bits[self._open[bins_of(bits)]]
         place = np.searchsorted(self._values, bits)
         self._upto += np.bincount(place, minlength=len(self._upto))
         inside = place < len(self._values)
         hits = place[inside][self._values[place[inside]] == bits[inside]]
         self._equal += np.bincount(hits, minlength=len(self._equal))
+
+    def add_feed(self, feed: Feed, row: int) -> None:
+        if self.n:
+            assert panels is not None
+            panels.place(feed.packed, row, self._begins, self._values, self._upto, self._equal)
 
     def ranks(self) -> Doubles:
         # Place p counts values within (v[p-1], v[p]], so sums end at the last rank of v[p].

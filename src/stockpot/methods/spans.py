@@ -59,8 +59,10 @@ def geometric_median(gram: Gram, parameters: Parameters) -> list[float]:
 
 def _distances(inner: Doubles, squared: Doubles, weights: Doubles) -> Doubles:
     # Σⱼ wⱼ‖xᵢ − xⱼ‖² − (spread of y): no whole rows take part, so near inputs keep their digits.
-    towards = squared @ weights
-    result: Doubles = np.sqrt(np.maximum(towards - weights @ towards / 2, 0.0))
+    # One after the other, and the last sum exactly: a matrix library has an order for each machine.
+    towards = np.add.reduce(squared * weights[:, None], axis=0)
+    spread = math.fsum((weights * towards).tolist()) / 2
+    result: Doubles = np.sqrt(np.maximum(towards - spread, 0.0))
     return result
 
 

@@ -24,7 +24,8 @@ def _counting(name: str, start: Callable[[Task], Work]) -> Method:
     return Method(
         FUNCTIONS[name], start, passes=1, scratch=lambda n: n + 8,
         held=lambda n, shape, _: counts_bytes(n) + (n << 18),
-        memory="a panel, and about 0.7 MB of counts for each input",
+        memory="a panel, and about 0.7 MB of counts for each input", feeds=name == "trimmed",
+        looks_first=name == "trimmed",
     )  # fmt: skip
 
 
@@ -44,7 +45,7 @@ _ROWS: Iterable[Method] = (
                scratch=lambda n: n + 12),
     by_element(FUNCTIONS["median"], elements.median),
     by_element(FUNCTIONS["trimmed_mean"], elements.trimmed_mean),
-    Method(FUNCTIONS["elected"], elements.Elected, scratch=lambda n: n + 4),
+    Method(FUNCTIONS["elected"], elements.Elected, scratch=lambda n: n + 4, passes_on=True),
     by_element(FUNCTIONS["kept_mean"], elements.mean_of_kept, scratch=lambda n: 4),
     by_element(FUNCTIONS["train_difference"], elements.train_difference, scratch=lambda n: 6),
     _counting("trimmed", trimming.Trimmed),
@@ -53,6 +54,7 @@ _ROWS: Iterable[Method] = (
         FUNCTIONS["masked"], masks.Masked, passes=lambda given: 2 if given["eps"] else 0,
         scratch=lambda n: 14, held=masks.held_by_masks, needs_identities=True,
         memory="a panel; with eps, a bit for each element and about 0.7 MB for each input",
+        feeds=True, passes_on=True, looks_first=True,
     ),
     by_tensor(FUNCTIONS["isotropic"], spectral.isotropic, 7, _svd_seconds),
     by_tensor(FUNCTIONS["low_rank"], spectral.low_rank, 7, _svd_seconds),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import final
 
 import numpy as np
 
 from stockpot.methods.contract import Doubles, Task, Work
+from stockpot.methods.feeds import Feed
 from stockpot.methods.magnitudes import Thresholds
 
 __all__ = ["TopK", "Trimmed"]
@@ -42,6 +44,14 @@ class Trimmed(Work):
     def gather(self, start: int, panel: Doubles) -> None:
         """Look at a panel; see `Work.gather`."""
         self._find.add(panel)
+
+    def gather_feed(self, feed: Feed) -> None:
+        """Look at a panel that was not made; see `Work.gather_feed`."""
+        self._find.add_feed(feed)
+
+    def put_in_order(self, order: Sequence[int], identities: tuple[bytes, ...]) -> None:
+        """Sort what was found; see `Work.put_in_order`."""
+        self._find.put_in_order(order)
 
     def finish_pass(self) -> None:
         """Draw conclusions; see `Work.finish_pass`."""
@@ -82,6 +92,10 @@ class TopK(Work):
     def gather(self, start: int, panel: Doubles) -> None:
         """Look at a panel; see `Work.gather`."""
         self._find.add(panel)
+
+    def gather_feed(self, feed: Feed) -> None:
+        """Look at a panel that was not made; see `Work.gather_feed`."""
+        self._find.add_feed(feed)
 
     def finish_pass(self) -> None:
         """Draw conclusions; see `Work.finish_pass`."""

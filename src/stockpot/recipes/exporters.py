@@ -12,7 +12,6 @@ from stockpot.errors import RecipeError, UnknownNameError
 from .document import Recipe, Save
 from .errors import one_problem
 from .expressions import Call, Expr, Name, Number
-from .importers import import_a1111
 from .printing import print_expression
 
 __all__ = ["EXPORTERS", "export_a1111", "export_python", "export_recipe"]
@@ -129,6 +128,8 @@ def export_a1111(recipe: Recipe) -> str:
 
 def _original(recipe: Recipe) -> tuple[dict[str, Any] | None, Recipe | None]:
     """The JSON that the recipe came from, and what that says."""
+    from .importers import import_a1111  # not loaded by those who only merge
+
     if recipe.origin is None or recipe.origin.format != "a1111":
         return None, None
     records = recipe.origin.records

@@ -54,11 +54,12 @@ def _method(
     kind: Literal["method", "composed"] = "method",
     takes: Literal["models", "deltas", "either"] = "models",
     gives: Literal["model", "list"] = "model",
+    version: int = 1,
 ) -> Function:
     symmetric = parameters[-1].startswith("*")
     return Function(
         name, parameters, summary, linear=False, gives=gives, symmetric=symmetric, kind=kind,
-        options=options, takes=takes, formula=formula, source=source,
+        options=options, takes=takes, formula=formula, source=source, version=version,
     )  # fmt: skip
 
 
@@ -129,22 +130,22 @@ _RULES: Iterable[Function] = (
 _METHODS: Iterable[Function] = (
     _method("slerp", "a", "b", "t", summary="interpolation on the sphere", options=(_T,),
             formula="(sin((1-t)ω)·a/‖a‖ + sin(tω)·b/‖b‖)/sin ω · ((1-t)‖a‖ + t‖b‖); "
-            "cos ω = ⟨a, b⟩/‖a‖‖b‖", source="Shoemake 1985"),
+            "cos ω = ⟨a, b⟩/‖a‖‖b‖", source="Shoemake 1985", version=2),
     _method("karcher_mean", "*models", summary="mean of directions on the sphere",
             takes="either",
             formula="mean norm times the point of the sphere with Σ log(θᵢ/‖θᵢ‖) = 0",
-            source="Karcher 1977"),
+            source="Karcher 1977", version=2),
     _method("model_stock", "base", "*models", kind="composed", options=(_COS_GUARD,),
             summary="ratio from the angle of the differences",
             formula="θ₀ + t·Στᵢ/n; t = nc/(1 + (n-1)c), c = mean cosine of the pairs of τ",
             source="arXiv 2403.19522"),
     _method("stock", "*deltas", takes="deltas", options=(_COS_GUARD,),
             summary="mean of deltas, scaled by their angle", formula="t·Στᵢ/n, as in model_stock",
-            source="arXiv 2403.19522"),
+            source="arXiv 2403.19522", version=2),
     _method("geometric_median", "*models", takes="either", options=_MEDIAN,
             summary="least sum of distances, whole tensor",
             formula="argmin over y of Σ ‖θᵢ - y‖: y = Σ wᵢθᵢ, wᵢ ∝ 1/max(‖θᵢ - y‖, eps_guard)",
-            source=f"Weiszfeld 1937; {_PAPER_MEDIAN}"),
+            source=f"Weiszfeld 1937; {_PAPER_MEDIAN}", version=2),
     _method("element_geometric_median", "*models", takes="either",
             options=_MEDIAN, summary="least sum of distances, each element on its own",
             formula="as geometric_median with |θᵢ - y| of the element", source="Weiszfeld 1937"),

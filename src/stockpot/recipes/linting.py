@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from stockpot.errors import RecipeError
 from stockpot.layouts import get_layout
@@ -20,10 +21,12 @@ from .expressions import Call, Expr, Name, Number
 from .folding import Fold, fold
 from .functions import find_function
 from .guessing import likely_layout
-from .importers import Imported, model_key
 from .numbers import number_text
 from .printing import abbreviate
 from .renaming import names_in, walk
+
+if TYPE_CHECKING:
+    from .importers import Imported
 
 __all__ = ["RULES", "Finding", "lint"]
 
@@ -109,6 +112,8 @@ def lint(
         rounded-ratio
         near-mean
     """
+    from .importers import Imported  # not loaded by those who only merge
+
     imported = subject if isinstance(subject, Imported) else None
     recipe = imported.recipe if imported is not None else subject
     assert isinstance(recipe, Recipe)
@@ -157,6 +162,8 @@ def _used(recipe: Recipe) -> set[str]:
 
 def _duplicates(case: _Case) -> Iterator[Finding]:
     """Two entries that are one file, or have the same content."""
+    from .importers import model_key
+
     seen: dict[tuple[str, str], str] = {}
     for name, entry in case.recipe.pool.items():
         if entry.is_hole:
@@ -272,6 +279,8 @@ def _small(value: Fraction) -> str:
 
 def _own_outputs(case: _Case) -> Iterator[Finding]:
     """A pool that has what the recipe, or one before it in its series, made."""
+    from .importers import model_key
+
     made = {model_key(case.recipe.save.file or ""), *map(model_key, case.recipe.let)}
     if case.imported is not None:
         made.add(model_key(case.imported.facts.output))

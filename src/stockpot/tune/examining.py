@@ -7,36 +7,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, final
+from typing import TYPE_CHECKING, Self, final
 
-from stockpot.checkpoints import Source, open_checkpoint
-from stockpot.draw import (
-    LiveMix,
-    Vram,
-    describe_picture,
-    few_threads,
-    hold,
-    open_live,
-    paint_alike,
-    save_memory,
-)
-from stockpot.engine import Settings, open_pool, size_text
-from stockpot.errors import MemoryBudgetError, ScorerError
+from stockpot.draw import LiveMix, describe_picture, few_threads, paint_alike
+from stockpot.errors import ScorerError
 from stockpot.recipes import Recipe
-from stockpot.scores import Picture, Scorer, picture_statistics
+from stockpot.scores import Picture, Scorer, Scores, picture_statistics
 
 if TYPE_CHECKING:
     from stockpot.draw import DrawSettings
     from stockpot.tune.exam import Task
 
-__all__ = ["CallableExaminer", "Examiner", "LiveExaminer", "Mark", "open_examiner", "picture_facts"]
-
-DEFAULT_MEMORY = 8 << 30
-"""What an examiner may take where nobody says, in bytes."""
-
-_MERGE_BYTES = 256 << 20  # what merging is given at least; the engine refuses less where it must
+__all__ = [
+    "CallableExaminer", "Examiner", "LiveExaminer", "Mark", "picture_facts", "score_together",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +149,12 @@ class CallableExaminer(Examiner):
         for task in tasks:
             start = time.monotonic()
             found = self._function(recipe, task)
+            elapsed_s = time.monotonic() - start
             if isinstance(found, Mark):
-                yield replace(found, task=task.name)
+                yield replace(found, task=task.name, elapsed_s=found.elapsed_s or elapsed_s)
                 continue
             scores = dict(found) if isinstance(found, Mapping) else {"score": float(found)}
-            yield Mark(task.name, scores, elapsed_s=time.monotonic() - start)
+            yield Mark(task.name, scores, elapsed_s=elapsed_s)
 
     def close(self) -> None:
         """Nothing is held, so nothing happens."""
@@ -227,7 +213,8 @@ class LiveExaminer(Examiner):
         """Change the mix in place, draw and score; see `Examiner.examine`.
 
         Where a scorer compares pictures with each other (`Scorer.pointwise` is False), all tasks
-        are drawn before the first mark comes.
+        are drawn before the first mark comes. Such scores compare a candidate with itself; see
+        `score_together` for candidates with each other.
         """
         start = time.monotonic()
         whole = not all(scorer.pointwise for scorer in self.scorers.values())
@@ -254,14 +241,7 @@ class LiveExaminer(Examiner):
         self, drawn: Sequence[tuple[Task, Picture]], start: float, keep: bool
     ) -> Iterator[Mark]:
         tasks, pictures = [task for task, _ in drawn], [picture for _, picture in drawn]
-        scores = {
-            name: scorer.score(
-                pictures,
-                [task.request.prompt for task in tasks],
-                score_prompts=[task.score_prompt for task in tasks],
-            )
-            for name, scorer in self.scorers.items()
-        }
+        scores = {name: _score(scorer, tasks, pictures) for name, scorer in self.scorers.items()}
         facts = [picture_facts(picture) for picture in pictures]
         elapsed_s = (time.monotonic() - start) / len(drawn)
         for i, (task, picture) in enumerate(drawn):
@@ -269,9 +249,14 @@ class LiveExaminer(Examiner):
             yield Mark(task.name, own, facts[i], elapsed_s, picture if keep else None)
 
     def close(self) -> None:
-        """Let go of the painter, and close the files that `open_examiner` opened."""
+        """Let go of painter and pool, and close the files that `open_examiner` opened."""
         self._live = self._shown = None
+        self._open_mix = _closed
         self._closing.close()
+
+
+def _closed(recipe: Recipe) -> LiveMix:
+    raise RuntimeError("this examiner is closed; open another one")
 
 
 def _batches(tasks: Sequence[Task], batch: int) -> Iterator[list[Task]]:
@@ -285,106 +270,42 @@ def _batches(tasks: Sequence[Task], batch: int) -> Iterator[list[Task]]:
         yield group
 
 
-def open_examiner(
-    pool: Recipe | Mapping[str, Source],
-    scorers: Mapping[str, Scorer],
-    *,
-    folder: str | Path = ".",
-    memory: int = DEFAULT_MEMORY,
-    threads: int = 0,
-    batch: int = 4,
-    mix_dtype: str | None = None,
-    vae: Source | Path | None = None,
-    te: Source | Path | None = None,
-    config: Path | None = None,
-    device: str = "cpu",
-    dtype: str = "float32",
-    vram: Vram = "high",
-    **options: Any,
-) -> LiveExaminer:
-    """Open an examiner on a pool. Nothing is ever written to disk.
+def score_together(
+    marks: Mapping[str, Sequence[Mark]], tasks: Sequence[Task], name: str, scorer: Scorer
+) -> dict[str, list[Mark]]:
+    """Score the pictures of several candidates at once.
 
-    The painter is loaded with the first candidate, and changed in place for every other one.
+    A scorer that compares pictures with each other, such as a person who chooses, says nothing of
+    candidates that it sees one at a time: each one's mean is 0. Here it sees all of them.
 
     Args:
-        pool: A recipe, whose pool's files are opened and are closed with the examiner; it may have
-            holes. Or open checkpoints by name, which must stay open.
-        scorers: By the name that marks have for them; at least one.
-        folder: Where the recipe's relative paths start.
-        memory: Bytes for the painter, the first mix while it is loaded, merging, and the pool:
-            models are held in memory as far as they fit, in the pool's order, and are read from
-            their files for every candidate otherwise. Scorers, and what drawing a picture needs,
-            come on top.
-        threads: For merging; 0 means one a core.
-        batch: How many tasks of equal settings to draw at once; a search can stop a candidate
-            after each batch.
-        mix_dtype: Element type of mixes; by default what a file of one would have.
-        vae: A VAE that all candidates are drawn with; a file is opened here.
-        te: The same for text encoders.
-        config: A diffusers folder that describes the architecture.
-        device: A torch device.
-        dtype: torch's name of the type to draw in.
-        vram: How much memory the device has.
-        **options: What else `stockpot.draw.open_painter` takes: embeddings, loras, tokenizer,
-            prediction.
+        marks: Of each candidate, with pictures; see `Examiner.examine`.
+        tasks: Those of the marks.
+        name: What marks call the scorer.
+        scorer: Any.
 
     Returns:
-        The examiner.
+        The marks with this score added.
 
     Raises:
-        PreflightError: Files of the pool cannot be opened.
-        CheckpointError: The VAE or the text encoder cannot be opened.
-        MemoryBudgetError: Not even the painter fits.
-        ScorerError: There is no scorer.
+        ScorerError: A mark has no picture, or the scorer cannot score them.
     """
-    with ExitStack() as stack:
-        sources = dict(
-            stack.enter_context(open_pool(pool, folder)) if isinstance(pool, Recipe) else pool
-        )
-        parts = {
-            name: stack.enter_context(open_checkpoint(given)) if isinstance(given, Path) else given
-            for name, given in (("vae", vae), ("te", te))
-        }
-        left = memory - _painter_bytes(sources, dtype)
-        if left < 0:
-            raise MemoryBudgetError(
-                f"drawing needs {size_text(memory - left)} for the painter and its first mix, but "
-                f"--memory allows {size_text(memory)}; allow more"
-            )
-        held, left = _held(sources, left)
-        settings = Settings(memory=left, threads=threads, hashes=False)
-
-        def open_mix(recipe: Recipe) -> LiveMix:
-            live = open_live(
-                recipe, held, config, vae=parts["vae"], te=parts["te"], mix_dtype=mix_dtype,
-                settings=settings, device=device, dtype=dtype, **options,
-            )  # fmt: skip
-            save_memory(live.painter.parts, vram)
-            return live
-
-        return LiveExaminer(open_mix, scorers, batch, stack.pop_all())
+    by_name = {task.name: task for task in tasks}
+    rows = [(candidate, mark) for candidate, own in marks.items() for mark in own]
+    pictures = [mark.picture for _, mark in rows if mark.picture is not None]
+    if len(pictures) < len(rows):
+        raise ScorerError("marks need their pictures to be scored again; examine with pictures")
+    asked = [by_name[mark.task] for _, mark in rows]
+    scores = _score(scorer, asked, pictures)
+    found: dict[str, list[Mark]] = {candidate: [] for candidate in marks}
+    for (candidate, mark), score in zip(rows, scores, strict=True):
+        found[candidate].append(replace(mark, scores={**mark.scores, name: float(score)}))
+    return found
 
 
-def _painter_bytes(sources: Mapping[str, Source], dtype: str) -> int:
-    """The painter, and the mix that it is loaded from, which has a file's type."""
-    wide = 4 if dtype == "float32" else 2
-    return max(
-        (
-            sum(wide * info.n_elements + info.n_bytes for info in source.tensors.values())
-            for source in sources.values()
-        ),
-        default=0,
-    ) + _MERGE_BYTES  # fmt: skip
-
-
-def _held(sources: Mapping[str, Source], left: int) -> tuple[dict[str, Source], int]:
-    """Copies in memory of as many models as fit, and what merging has then."""
-    found: dict[str, Source] = {}
-    for name, source in sources.items():
-        size = sum(info.n_bytes for info in source.tensors.values())
-        if size <= left:
-            found[name] = hold(source)
-            left -= size
-        else:
-            found[name] = source
-    return found, left + _MERGE_BYTES
+def _score(scorer: Scorer, tasks: Sequence[Task], pictures: Sequence[Picture]) -> Scores:
+    return scorer.score(
+        pictures,
+        [task.request.prompt for task in tasks],
+        score_prompts=[task.score_prompt for task in tasks],
+    )

@@ -77,8 +77,8 @@ def guard(
             smoother than each of them: give the uniform mix too, to see only what tuning did.
         tolerance: Drifts of less than this share of the nearest parent's mean are passed over.
         level: How sure a drift must be: the interval of the paired difference to the nearest
-            parent excludes 0. Five facts are looked at, so that at 0.95 about one candidate in
-            eight without any drift has a finding.
+            parent excludes 0. Several facts are looked at, so that now and then a candidate without
+            any drift has a finding.
         payloads: Each task's payload; see `stockpot.tune.compare_marks`.
 
     Returns:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from stockpot.draw import Wildcards
 from stockpot.errors import Problem, RequestError
 
-__all__ = ["list_variants", "pick_variant"]
+__all__ = ["check_variants", "list_variants", "pick_variant"]
 
 _LIST = re.compile(r"__([\w./-]+?)__")
 _RANGE = re.compile(r"(\d+)?(-)?(\d+)?\$\$")
@@ -26,16 +26,43 @@ _DEEPEST = 20
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """Some of several options; an option is a sequence of texts and choices."""
+    """Some of several options, which are read when they are chosen: a list may have thousands."""
 
-    options: tuple[tuple[str | _Choice, ...], ...]
+    options: tuple[str, ...]
     weights: tuple[float, ...]
     fewest: int = 1
     most: int = 1
     between: str = ", "
+    name: str = ""
 
 
-_Template = tuple[str | _Choice, ...]
+def check_variants(prompt: str, lists: Wildcards) -> None:
+    """Check all that a prompt may come to stand for, so that no seed meets an error later.
+
+    Args:
+        prompt: As for `pick_variant`.
+        lists: Lines for ``__name__``, by name.
+
+    Raises:
+        RequestError: A bracket is not closed, a list is missing or calls itself, more options are
+            asked for than there are, or choices are nested more than 20 deep.
+    """
+    checked: set[str] = set()
+
+    def check(text: str, inside: tuple[str, ...]) -> None:
+        if len(inside) > _DEEPEST:
+            raise _error(f"choices may be nested {_DEEPEST} deep", text, "make it simpler")
+        for part in _parse(text, lists):
+            if isinstance(part, str) or part.name in checked:
+                continue
+            if part.name and part.name in inside:
+                raise _error("a list may not call itself", f"__{part.name}__", "remove the circle")
+            for option in part.options:
+                check(option, (*inside, part.name))
+            if part.name:
+                checked.add(part.name)
+
+    check(prompt, ())
 
 
 def pick_variant(prompt: str, lists: Wildcards, seed: str) -> str:
@@ -43,16 +70,12 @@ def pick_variant(prompt: str, lists: Wildcards, seed: str) -> str:
 
     Args:
         prompt: With ``{a|b}``, ``{0.7::a|0.3::b}``, ``{2$$a|b|c}``, ``{1-2$$ and $$a|b|c}`` and
-            ``__name__``, nested as you like.
+            ``__name__``, nested as you like; `check_variants` found nothing wrong.
         lists: Lines for ``__name__``, by name; they may hold all of this too.
         seed: Equal ones pick equally, on every machine.
 
     Returns:
         A prompt without choices.
-
-    Raises:
-        RequestError: A bracket is not closed, a list is missing or calls itself, or more options
-            are asked for than there are.
 
     Example:
         >>> pick_variant("a {red|blue} cat in __place__", {"place": ["rain"]}, "1")
@@ -60,8 +83,9 @@ def pick_variant(prompt: str, lists: Wildcards, seed: str) -> str:
     """
     chance = random.Random(seed)
 
-    def fill(template: _Template) -> str:
-        return "".join(part if isinstance(part, str) else choose(part) for part in template)
+    def fill(text: str) -> str:
+        parts = _parse(text, lists)
+        return "".join(part if isinstance(part, str) else choose(part) for part in parts)
 
     def choose(choice: _Choice) -> str:
         left = list(range(len(choice.options)))
@@ -74,7 +98,7 @@ def pick_variant(prompt: str, lists: Wildcards, seed: str) -> str:
             taken.append(fill(choice.options[place]))
         return choice.between.join(taken)
 
-    return fill(_parse(prompt, lists))
+    return fill(prompt)
 
 
 def list_variants(prompt: str, lists: Wildcards) -> Iterator[str]:
@@ -87,9 +111,6 @@ def list_variants(prompt: str, lists: Wildcards) -> Iterator[str]:
     Yields:
         Prompts; of several options at once, each set in the order of the text.
 
-    Raises:
-        RequestError: As for `pick_variant`.
-
     Example:
         >>> list(list_variants("{a|b} {c|d}", {}))
         ['a c', 'a d', 'b c', 'b d']
@@ -97,11 +118,11 @@ def list_variants(prompt: str, lists: Wildcards) -> Iterator[str]:
         ['a, b', 'a, c', 'b, c']
     """
 
-    def fill(template: _Template) -> Iterator[str]:
-        if not template:
+    def fill(parts: tuple[str | _Choice, ...]) -> Iterator[str]:
+        if not parts:
             yield ""
             return
-        head, rest = template[0], template[1:]
+        head, rest = parts[0], parts[1:]
         for first in [head] if isinstance(head, str) else expand(head):
             for last in fill(rest):
                 yield first + last
@@ -111,44 +132,33 @@ def list_variants(prompt: str, lists: Wildcards) -> Iterator[str]:
             for some in itertools.combinations(choice.options, n):
                 yield from map(choice.between.join, product(some))
 
-    def product(templates: tuple[_Template, ...]) -> Iterator[tuple[str, ...]]:
+    def product(options: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         # Not `itertools.product`, which would first make lists of all.
-        if not templates:
+        if not options:
             yield ()
             return
-        for first in fill(templates[0]):
-            for rest in product(templates[1:]):
+        for first in fill(_parse(options[0], lists)):
+            for rest in product(options[1:]):
                 yield (first, *rest)
 
     yield from fill(_parse(prompt, lists))
 
 
-def _parse(prompt: str, lists: Wildcards, inside: tuple[str, ...] = ()) -> _Template:
+def _parse(prompt: str, lists: Wildcards) -> tuple[str | _Choice, ...]:
+    """Texts and choices in order; what is inside of choices stays text."""
     parts: list[str | _Choice] = []
-    at = 0
+    plain, at = "", 0
     while at < len(prompt):
         found = _LIST.match(prompt, at)
-        if found:
-            parts.append(_list(found.group(1), lists, inside))
-            at = found.end()
-        elif prompt[at] == "{":
-            end = _closing(prompt, at)
-            parts.append(_choice(prompt[at + 1 : end], lists, inside))
-            at = end + 1
-        else:
-            parts.append(prompt[at])
+        if not found and prompt[at] != "{":
+            plain += prompt[at]
             at += 1
-    return _joined(parts)
-
-
-def _joined(parts: list[str | _Choice]) -> _Template:
-    made: list[str | _Choice] = []
-    for part in parts:
-        if made and isinstance(part, str) and isinstance(made[-1], str):
-            made[-1] += part
-        else:
-            made.append(part)
-    return tuple(made)
+            continue
+        end = found.end() if found else _closing(prompt, at) + 1
+        parts += [plain] if plain else []
+        parts.append(_list(found[1], lists) if found else _choice(prompt[at + 1 : end - 1]))
+        plain, at = "", end
+    return tuple(parts + ([plain] if plain else []))
 
 
 def _closing(prompt: str, start: int) -> int:
@@ -160,30 +170,29 @@ def _closing(prompt: str, start: int) -> int:
     raise _error("a choice needs its closing bracket", prompt[start:], "write {a|b}")
 
 
-def _choice(text: str, lists: Wildcards, inside: tuple[str, ...]) -> _Choice:
-    if len(inside) >= _DEEPEST:
-        raise _error(f"choices may be nested {_DEEPEST} deep", text, "make it simpler")
+def _choice(text: str) -> _Choice:
     fewest = most = 1
     between = ", "
     pieces = _split(text)
     found = _RANGE.match(pieces[0])
-    if found and (found.group(1) or found.group(3)):
+    if found and (found[1] or found[3]):
         low, dash, high = found.groups()
         fewest = int(low or 0)
-        most = int(high) if high else (len(pieces) if dash else fewest)
+        most = int(high) if high else len(pieces) if dash else fewest
         pieces[0] = pieces[0][found.end() :]
         own, mark, rest = pieces[0].partition("$$")
-        if mark:
+        if mark and "{" not in own:  # else it is the mark of a nested choice
             between, pieces[0] = own, rest
-    weights, options = [], []
-    for piece in pieces:
-        weight = _WEIGHT.match(piece)
-        weights.append(float(weight.group(1)) if weight else 1.0)
-        words = piece[weight.end() :] if weight else piece
-        options.append(_parse(words, lists, (*inside, "")))
-    if not fewest <= most <= len(options):
-        raise _error(f"of {len(options)} options {fewest} to {most} cannot be taken", text)
-    return _Choice(tuple(options), tuple(weights), fewest, most, between)
+    if not fewest <= most <= len(pieces):
+        raise _error(f"of {len(pieces)} options {fewest} to {most} cannot be taken", f"{{{text}}}")
+    weights = [_WEIGHT.match(piece) for piece in pieces]
+    return _Choice(
+        tuple(p[w.end() :] if w else p for p, w in zip(pieces, weights, strict=True)),
+        tuple(float(w[1]) if w else 1.0 for w in weights),
+        fewest,
+        most,
+        between,
+    )
 
 
 def _split(text: str) -> list[str]:
@@ -198,13 +207,11 @@ def _split(text: str) -> list[str]:
     return pieces
 
 
-def _list(name: str, lists: Wildcards, inside: tuple[str, ...]) -> _Choice:
-    if not lists.get(name):
+def _list(name: str, lists: Wildcards) -> _Choice:
+    lines = tuple(lists.get(name, ()))
+    if not lines:
         raise _error("no list has this name", f"__{name}__", "name the folder of wildcards")
-    if name in inside:
-        raise _error("a list may not call itself", f"__{name}__", "remove the circle")
-    options = tuple(_parse(line, lists, (*inside, name)) for line in lists[name])
-    return _Choice(options, (1.0,) * len(options))
+    return _Choice(lines, (1.0,) * len(lines), name=name)
 
 
 def _error(message: str, where: str, remedy: str = "") -> RequestError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from stockpot.errors import MissingExtraError
 
-__all__ = ["Verdict", "compare_marks", "paired_bootstrap"]
+__all__ = ["Verdict", "compare_marks", "bootstrap_mean"]
 
 Better = Literal["yes", "no", "cannot tell"]
 
 _FEWEST_PAYLOADS = 5
+_PIECE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,8 @@ class Verdict:
         p: Two-sided p of Wilcoxon's signed-rank test over tasks; it knows nothing of payloads.
         n_tasks: Tasks that both have.
         n_payloads: Payloads that these are from.
-        unit: What was resampled first: ``payloads``, or ``seeds`` where there are fewer than five
-            payloads: then the verdict is about these prompts only.
+        unit: What was resampled: ``payloads`` with all their tasks, or single tasks (``seeds``)
+            where there are fewer than five payloads: then the verdict is about these prompts only.
         level: Of the interval.
         text: All of it in words.
     """
@@ -65,6 +66,9 @@ def compare_marks(
     seed: int = 0,
 ) -> Verdict:
     """Say whether one candidate is better than another.
+
+    The difference is bootstrapped over payloads (see `bootstrap_mean`): pictures of one prompt are
+    alike, and more seeds of it are not more prompts.
 
     Args:
         a: Scores of the candidate by task, as they count; see `stockpot.tune.scores_of`.
@@ -113,7 +117,7 @@ def compare_marks(
         mean = math.fsum(differences) / len(names)
     enough = 2.0 ** (1 - len(names)) <= 1 - level
     if enough:
-        low, high = paired_bootstrap(by_payload, level=level, n_boot=n_boot, seed=seed)
+        low, high = bootstrap_mean(by_payload, level=level, n_boot=n_boot, seed=seed)
         better = "yes" if low > 0 else "no" if high < 0 else "cannot tell"
     p = _wilcoxon(differences)
     verdict = Verdict(better, mean, low, high, p, len(names), len(clusters), unit, level, "")
@@ -121,17 +125,19 @@ def compare_marks(
     return _told(verdict, than, n_alone, enough)
 
 
-def paired_bootstrap(
+def bootstrap_mean(
     groups: Sequence[npt.NDArray[np.float64]], *, level: float, n_boot: int, seed: int
 ) -> tuple[float, float]:
-    """Bootstrap the mean of grouped numbers: groups are drawn with replacement, then members.
+    """Bootstrap the mean of numbers that come in groups: whole groups are drawn with replacement.
 
     The interval is the expanded percentile one (Hesterberg 2015, 1411.5279): its tails are those
-    that would give Student's interval for a normal mean of as many groups, since plain percentiles
-    are too narrow for few of them.
+    that give Student's interval for the mean of as many normal numbers, since plain percentiles
+    are too narrow for few groups. Members are not drawn again within their groups: that would count
+    their noise twice (`bench/verdict_coverage.py`).
 
     Args:
-        groups: At least two arrays with at least one number each.
+        groups: At least two arrays with at least one number each; groups are independent, members
+            of one need not be.
         level: Of the interval, inside (0, 1).
         n_boot: Resamplings, at least 1.
         seed: Of the resampling.
@@ -142,28 +148,24 @@ def paired_bootstrap(
     Raises:
         ValueError: There are fewer than two groups, or no resamplings.
         MissingExtraError: scipy is not installed.
+
+    Example:
+        >>> groups = [np.array([1.0, 2.0]), np.array([3.0]), np.array([2.0, 2.0])]
+        >>> low, high = bootstrap_mean(groups, level=0.5, n_boot=1000, seed=0)
+        >>> low < 2 < high
+        True
     """
     n = len(groups)
     if n < 2 or n_boot < 1:
         raise ValueError(f"a bootstrap needs two groups and a resampling, but got {n} and {n_boot}")
     rng = np.random.default_rng(seed)
-    sums, counts = np.zeros(n_boot), np.zeros(n_boot)
-    if all(len(group) == 1 for group in groups):
-        values = np.concatenate(groups)
-        # In pieces: tasks times resamplings may be many.
-        for start in range(0, n_boot, 1000):
-            rows = min(1000, n_boot - start)
-            sums[start : start + rows] = values[rng.integers(n, size=(rows, n))].sum(axis=1)
-        counts[:] = n
-    else:
-        for _ in range(n):
-            chosen = rng.integers(n, size=n_boot)
-            for number, group in enumerate(groups):
-                rows_of = np.flatnonzero(chosen == number)
-                members = rng.integers(len(group), size=(len(rows_of), len(group)))
-                sums[rows_of] += group[members].sum(axis=1)
-                counts[rows_of] += len(group)
-    means = sums / counts
+    sums = np.array([group.sum() for group in groups])
+    counts = np.array([len(group) for group in groups])
+    means = np.empty(n_boot)
+    # In pieces: groups times resamplings may be many.
+    for start in range(0, n_boot, _PIECE):
+        chosen = rng.integers(n, size=(min(_PIECE, n_boot - start), n))
+        means[start : start + _PIECE] = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
     tail = _tail(n, level)
     # Written so that minus the numbers gives exactly minus the ends.
     return float(np.quantile(means, tail)), -float(np.quantile(-means, tail))
@@ -190,8 +192,6 @@ def _wilcoxon(differences: npt.NDArray[np.float64]) -> float:
 
 
 def _told(verdict: Verdict, than: str, n_alone: int, enough: bool) -> Verdict:
-    from dataclasses import replace
-
     tasks = f"{verdict.n_tasks} task{'s' * (verdict.n_tasks != 1)}"
     of = f"{verdict.n_payloads} payload{'s' * (verdict.n_payloads != 1)}"
     if not verdict.n_tasks:

@@ -1,0 +1,35 @@
+/* Rows that are on their way: bytes of files, and what is done to them; see _feeds.c. */
+#ifndef STOCKPOT_FEEDS_H
+#define STOCKPOT_FEEDS_H
+#include "_floats.h"
+
+enum { NO_MASK = 0, BY_BITS = 1, BY_CHANCE = 2 };
+enum { NO_ELECTION = 0, BY_MAGNITUDE = 1, BY_COUNT = 2 };
+enum { MOST_COLUMNS = 512 }; /* of a strip */
+
+typedef struct {
+    Py_ssize_t n_terms, n_rows, n_columns;
+    uint64_t start; /* of the first column in its tensor */
+    Py_buffer *terms, codes, pairs, mask;
+    int masked, elected;
+    uint64_t limit;
+    double factor;
+} Feed;
+
+/* The term that was subtracted last, widened: most rows share it. */
+typedef struct { int32_t term; double values[MOST_COLUMNS]; } Held;
+
+int open_feed(PyObject *tuple, Feed *feed);
+void close_feed(Feed *feed);
+/* Make columns of one row, before elections, or of all rows, `stride` doubles apart. Gives
+ * whether something is not finite; what stands in its place means nothing. */
+int make_row(const Feed *feed, Py_ssize_t row, Py_ssize_t at, Py_ssize_t size, double *out,
+             Held *held);
+int make_strip(const Feed *feed, Py_ssize_t at, Py_ssize_t size, double *strip, Py_ssize_t stride);
+void draw(uint64_t *random, uint64_t start, Py_ssize_t n, uint64_t first, uint64_t second);
+
+/* Sum the products of all pairs of rows over a block of columns; see _gram.c. */
+int add_products(const Feed *feed, Py_ssize_t at, Py_ssize_t count, Py_ssize_t pivot,
+                 double *products, double *squared);
+
+#endif

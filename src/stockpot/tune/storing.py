@@ -1,0 +1,268 @@
+"""Studies on disk: trials in optuna's own tables, and every mark beside them in the same file.
+
+What is written is written whole, so that a process can be killed at any moment. A trial is created
+with all its parameters at once; a mark is there or not; a trial's end is one row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stockpot.errors import MissingExtraError, StudyError
+from stockpot.tune.claims import WorkerBook
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+__all__ = ["Book", "KeptMark", "StudyStore", "open_store"]
+
+_NAME = "stockpot"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptMark:
+    """A mark as it is stored.
+
+    Attributes:
+        candidate: The candidate's key.
+        task: The task's key.
+        name: The task's name.
+        scores: By scorer.
+        facts: Of the picture.
+        elapsed_s: Seconds that it took.
+    """
+
+    candidate: str
+    task: str
+    name: str
+    scores: Mapping[str, float]
+    facts: Mapping[str, float] = field(default_factory=dict)
+    elapsed_s: float = 0.0
+
+
+class Book(WorkerBook):
+    """What a study keeps besides its trials: settings, candidates, marks, pictures, claims."""
+
+    @abstractmethod
+    def note(self, key: str) -> str | None:
+        """Read a text by its key."""
+
+    @abstractmethod
+    def put_note(self, key: str, text: str) -> None:
+        """Write a text, in place of one that is there."""
+
+    @abstractmethod
+    def put_candidate(self, key: str, recipe: str) -> None:
+        """Write down a candidate's recipe, once."""
+
+    @abstractmethod
+    def candidate(self, key: str) -> str | None:
+        """Read a candidate's recipe."""
+
+    @abstractmethod
+    def put_mark(self, mark: KeptMark, picture: bytes | None = None) -> bool:
+        """Write a mark and its picture (a PNG file) unless there is one; whether it was written."""
+
+    @abstractmethod
+    def marks(self, candidate: str | None = None) -> list[KeptMark]:
+        """Read the marks of a candidate, or of all."""
+
+    @abstractmethod
+    def count_marks(self, tasks: Collection[str]) -> int:
+        """Count the marks of all candidates for some tasks, by the tasks' keys."""
+
+    @abstractmethod
+    def picture(self, candidate: str, task: str) -> bytes | None:
+        """Read a picture, if it was kept."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class StudyStore:
+    """One study: its trials and its book.
+
+    Attributes:
+        where: As the user named it.
+        trials: optuna's storage; ``optuna.load_study(study_name=…, storage=store.trials)`` and
+            optuna's own tools read it too.
+        book: All else.
+    """
+
+    def __init__(self, where: str, trials: BaseStorage, book: Book, name: str = _NAME) -> None:
+        self.where, self.trials, self.book, self.name = where, trials, book, name
+
+    def study_id(self, n_objectives: int | None = None) -> int:
+        """The number of the study in optuna's storage.
+
+        Args:
+            n_objectives: Makes the study if it is not there; all objectives are maximised.
+
+        Raises:
+            StudyError: It is not there, or has another number of objectives.
+        """
+        import optuna
+        from optuna.study import StudyDirection
+
+        try:
+            found = self.trials.get_study_id_from_name(self.name)
+        except KeyError:
+            if n_objectives is None:
+                raise StudyError(f"{self.where}: there is no study yet") from None
+            try:
+                directions = [StudyDirection.MAXIMIZE] * n_objectives
+                return self.trials.create_new_study(directions, self.name)
+            except optuna.exceptions.DuplicatedStudyError:  # another worker was faster
+                found = self.trials.get_study_id_from_name(self.name)
+        if n_objectives is not None:
+            there = len(self.trials.get_study_directions(found))
+            if there != n_objectives:
+                raise StudyError(
+                    f"{self.where}: the study has {there} objectives, but {n_objectives} are asked "
+                    "for; name another file with --study"
+                )
+        return found
+
+    def all_trials(self) -> list[FrozenTrial]:
+        """Read all trials, in the order of their numbers."""
+        found = self.trials.get_all_trials(self.study_id(), deepcopy=False)
+        return sorted(found, key=lambda trial: trial.number)
+
+    def add_trial(
+        self,
+        params: Mapping[str, float],
+        distributions: Mapping[str, Any],
+        user_attrs: Mapping[str, Any],
+        system_attrs: Mapping[str, Any] | None = None,
+        values: Iterable[float] | None = None,
+    ) -> int:
+        """Create a trial with all that belongs to it, in one piece.
+
+        Args:
+            params: Its dials.
+            distributions: Their ranges, in optuna's terms.
+            user_attrs: What Stockpot knows of it.
+            system_attrs: What the optimiser wants to remember.
+            values: What it scored, for one that is finished already; None starts it.
+
+        Returns:
+            Its id in optuna's storage.
+        """
+        from optuna.trial import TrialState, create_trial
+
+        trial = create_trial(
+            state=TrialState.RUNNING if values is None else TrialState.COMPLETE,
+            values=None if values is None else list(values),
+            params=dict(params),
+            distributions=dict(distributions),
+            user_attrs=dict(user_attrs),
+            system_attrs=dict(system_attrs or {}),
+        )
+        return self.trials.create_new_trial(self.study_id(), template_trial=trial)
+
+    def finish_trial(
+        self, trial_id: int, state: str, values: Iterable[float] | None, **attrs: Any
+    ) -> bool:
+        """End a trial.
+
+        Args:
+            trial_id: Its id in optuna's storage.
+            state: ``complete``, ``pruned`` or ``fail``.
+            values: What it scored.
+            **attrs: What to note of it first.
+
+        Returns:
+            Whether it was running until now.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        kinds = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED,
+                 "fail": TrialState.FAIL}  # fmt: skip
+        try:
+            for key, value in attrs.items():
+                self.trials.set_trial_user_attr(trial_id, key, value)
+            numbers = None if values is None else list(values)
+            return self.trials.set_trial_state_values(trial_id, kinds[state], numbers)
+        except UpdateFinishedTrialError:
+            return False
+
+    def settings(self) -> dict[str, Any] | None:
+        """Read what was searched and how; None for a study that is new."""
+        text = self.book.note("settings")
+        return None if text is None else dict(json.loads(text))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        remove = getattr(self.trials, "remove_session", None)
+        if remove is not None:
+            remove()
+        engine = getattr(getattr(self.trials, "_backend", self.trials), "engine", None)
+        if engine is not None:
+            engine.dispose()
+        self.book.close()
+
+    def __enter__(self) -> StudyStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_store(where: str | os.PathLike[str], *, create: bool = True) -> StudyStore:
+    """Open a study, or make an empty one.
+
+    Args:
+        where: A file, which becomes an SQLite database; ``journal:FILE`` or a name that ends in
+            ``.journal`` for a file on a disk that several machines share; or the address of a
+            database, such as ``postgresql://user@host/name``.
+        create: Whether to make what is not there.
+
+    Returns:
+        The study.
+
+    Raises:
+        MissingExtraError: optuna is not installed.
+        StudyError: It is not there, or no study.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise MissingExtraError("tuning", "tune") from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    text = os.fspath(where)
+    if text.startswith("journal:") or text.endswith(".journal"):
+        path = Path(text.removeprefix("journal:"))
+        _check_there(path, create)
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        from stockpot.tune.journals import JournalBook
+
+        journal = JournalStorage(JournalFileBackend(str(path)))
+        return StudyStore(text, journal, JournalBook(journal, f"{_NAME} book"))
+    from stockpot.tune.tables import TableBook, open_tables
+
+    if "://" not in text:
+        path = Path(text)
+        _check_there(path, create)
+        if path.exists() and path.stat().st_size and path.read_bytes()[:15] != b"SQLite format 3":
+            raise StudyError(f"{text}: a study is an SQLite file, but this is something else")
+    storage, engine = open_tables(text)
+    return StudyStore(text, storage, TableBook(engine))
+
+
+def _check_there(path: Path, create: bool) -> None:
+    if path.exists():
+        return
+    if not create:
+        raise StudyError(f"{path}: there is no such study")
+    if not path.parent.is_dir():
+        raise StudyError(f"{path}: there is no folder {path.parent}; make it first")
