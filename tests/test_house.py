@@ -22,6 +22,7 @@ FLOORS = (
     ("tune",),
     ("select",),
     ("report",),
+    ("studies",),
     ("cli", "__main__"),
 )
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
@@ -180,6 +181,11 @@ PUBLIC = {
         "Selection Setup Step Stopped author_plan decide decisions_json expected_cost find_core "
         "greedy_drop greedy_soup leave_one_out read_decisions select_models shapley "
         "survey_members used_table"
+    ),
+    "stockpot.studies": (
+        "Answer Embed Gallery Interval Made Mantel STUDIES Setting Study average bootstrap_means "
+        "correlate find_studies groups_of holm mantel mse plain_data random_orders shrink "
+        "sift_apart structure_apart zoo_embedding"
     ),
 }
 

@@ -30,6 +30,7 @@ from stockpot.cli import (
     scoring,
     selecting,
     showing,
+    studying,
     telling,
     tuning,
     tuning_study,
@@ -74,6 +75,7 @@ app.command("draw")(drawing.draw_pictures)
 app.command("grid")(gridding.draw_grid_of)
 app.add_typer(tuning.app, name="tune")
 app.command("select")(selecting.select_of_pool)
+app.command("study")(studying.study_pool)
 app.command("demo")(showing.demo)
 
 

@@ -1,0 +1,126 @@
+"""All studies on the zoo, and their answers for the docs.
+
+Eight models trained from one base, the base, an outlier and a ruined text encoder; 128 requests
+(eight scenes, four styles, four seeds), the tiny CLIP as score, the classifier's features. See
+bench/README.md.
+
+    python bench/studies_zoo.py --work DIR --docs docs/studies.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from stockpot.studies import STUDIES
+from stockpot.zoo import extras, member, zoo_path
+
+MIXED = (
+    "style-outline", "style-glossy", "style-striped", "content-warm", "content-round",
+    "content-night", "te-trained", "te-good-unet-bad",
+)  # fmt: skip
+OUTLIERS = ("outlier", "te-ruined")
+STYLES = ("flat", "glossy", "outline", "striped")
+SCENES = (
+    "large red heart on white", "large blue star on cream", "large green circle on navy",
+    "small orange square on sky", "large yellow moon on black", "small purple diamond on grey",
+    "large pink triangle on navy", "small teal circle on white",
+)  # fmt: skip
+BEGIN = "<!-- written by bench/studies_zoo.py: begin -->"
+END = "<!-- written by bench/studies_zoo.py: end -->"
+
+
+def write_payloads(folder: Path, steps: int, seeds: int) -> None:
+    """One file a prompt, so that prompts are what is resampled."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for style in STYLES:
+        for number, scene in enumerate(SCENES):
+            payload = {
+                "prompt": f"{style} art, a {scene} background", "seed": 1000 + 10 * number,
+                "n_iter": seeds, "steps": steps, "cfg_scale": 4.0, "width": 32, "height": 32,
+                "sampler_name": "Euler",
+            }  # fmt: skip
+            (folder / f"{style}-{number}.json").write_text(json.dumps(payload))
+
+
+def command(names: list[str], work: Path, payloads: Path, mixes: int, permutations: int,
+            tuned: Path | None) -> list[str]:  # fmt: skip
+    """What a user would type."""
+    found = [sys.executable, "-m", "stockpot", "study", *names]
+    for name in ("base", *MIXED, *OUTLIERS):
+        found += ["--pool", str(member(name).path)]
+    for name in OUTLIERS:
+        found += ["--outlier", name]
+    for extra in extras():
+        found += [f"--{extra.kind}", str(extra.path)]
+    if tuned is not None:
+        found += ["--tuned", str(tuned)]
+    return found + [
+        "--base", "base", "--payloads", str(payloads), "--score", "clip", "--features", "zoo",
+        "--config", str(zoo_path() / "config"), "--permutations", str(permutations),
+        "--mixes", str(mixes), "-o", str(work / "studies"),
+    ]  # fmt: skip
+
+
+def markdown(results: Path, seconds: float) -> str:
+    """The answers, as the docs have them: no number in them is typed by hand."""
+    lines = []
+    models = 0
+    for study in STUDIES.values():
+        file = results / f"{study.name}.json"
+        if not file.exists():
+            lines += [f"### {study.letter}. {study.question}", "", "Not run.", ""]
+            continue
+        found = json.loads(file.read_text(encoding="utf-8"))
+        models = max(models, len(found["asked"]["pool"]))
+        lines += [f"### {study.letter}. {study.question}", ""]
+        lines += [f"- {words}" for words in found["answer"]] + [""]
+    head = (
+        f"{models} models, {len(STYLES) * len(SCENES)} prompts; this run took "
+        f"{seconds / 60:.0f} min."
+    )
+    return "\n".join([head, "", *lines])
+
+
+def write_docs(file: Path, text: str) -> None:
+    """Replace what stands between the two marks."""
+    before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise SystemExit(f"{file} needs the lines\n{BEGIN}\n{END}")
+    file.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    """Run, and write the answers down."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder that is kept")
+    parser.add_argument("--studies", default="all", help="names or letters, with commas")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=4, help="pictures of each prompt")
+    parser.add_argument("--mixes", type=int, default=255, help="255: every subset of eight models")
+    parser.add_argument("--permutations", type=int, default=1000)
+    parser.add_argument("--tuned", type=Path, help="recipe of a tuned mix, for study e and f")
+    parser.add_argument("--docs", type=Path, help="file whose marked section is rewritten")
+    given = parser.parse_args()
+    payloads = given.work / "payloads"
+    write_payloads(payloads, given.steps, given.seeds)
+    start = time.monotonic()
+    typed = command(given.studies.split(","), given.work, payloads, given.mixes,
+                    given.permutations, given.tuned)  # fmt: skip
+    done = subprocess.run(typed, check=False)
+    seconds = time.monotonic() - start
+    text = markdown(given.work / "studies", seconds)
+    print(text)
+    if given.docs is not None:
+        write_docs(given.docs, text)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+
+
+if __name__ == "__main__":
+    main()
