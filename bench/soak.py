@@ -4,7 +4,9 @@
     python bench/soak.py --minutes 2 --warm-up 1 --no-draw      # a look
 
 It goes round a fixed list of commands, good ones and ones that end in an error, in a random order.
-Resident memory and open files are taken each minute, between two commands. It passes where, after
+Resident memory and open files are taken each minute, between two commands, after freed memory was
+handed back, as merges and drawing do at their end: else a sample would show which command was the
+last one. It passes where, after
 the warm-up, no sample is more than 5 % (and at least 10 MB) above or below the first one, and open
 files stay within 2 of it.
 """
@@ -26,6 +28,8 @@ from pathlib import Path
 
 from asking import ask
 from faults import JOBS, prepare
+
+from stockpot.engine import give_back_memory
 
 DRAWN = (
     "draw lerp(a,b,{ratio}) --pool a=in/z0.safetensors --pool b=in/z1.safetensors "
@@ -138,6 +142,7 @@ def main() -> None:
                 if (now := time.monotonic() - start) >= due:
                     due += options.every
                     gc.collect()
+                    give_back_memory()
                     samples.append((now / 60, rss_mb(), open_files()))
                     done = sum(counts.values())
                     print(f"| {now / 60:.1f} | {samples[-1][1]:.1f} | {in_use_mb():.1f} | "

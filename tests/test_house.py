@@ -89,9 +89,9 @@ PUBLIC = {
         "InputRecord Labels MergeResult Meter MethodCosts Part Pipeline Plan Progress "
         "ProgressCallback Remade Route SWAPPABLE Settings Shelf Step Stop TensorPlan Term Verdict "
         "arranged compare_shares convert estimate_plan extract facts_of_source find_route "
-        "in_form make_plan merge merge_in_memory method_costs open_pool parse_size prune "
-        "read_history read_labels remake replay run_plan shares_of size_text swap take_chunks "
-        "unprune verify"
+        "give_back_memory in_form make_plan merge merge_in_memory method_costs open_pool "
+        "parse_size prune read_history read_labels remake replay run_plan shares_of size_text "
+        "swap take_chunks unprune verify"
     ),
     "stockpot.compare": (
         "Comparison ComponentFindings Convergence Descent DistanceTable Duplicates Exclusion "

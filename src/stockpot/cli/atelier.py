@@ -256,6 +256,7 @@ def opened(
         read_embedding,
         save_memory,
     )
+    from stockpot.engine import give_back_memory
 
     words = "\n".join(prompts).lower()
     embeddings = {
@@ -264,6 +265,7 @@ def opened(
         if name.lower() in words
     }
     with ExitStack() as stack:
+        stack.callback(give_back_memory)
         sources: dict[str, Source] = {
             name: stack.enter_context(open_checkpoint(path)) for name, path in files.items()
         }

@@ -33,7 +33,14 @@ from stockpot.compare.comparison import (
 from stockpot.compare.keeping import Kept, open_kept
 from stockpot.compare.sampling import Sample
 from stockpot.compare.units import Survey, Unit, survey_pool
-from stockpot.engine import DEFAULT_MEMORY, Meter, ProgressCallback, Stop, size_text
+from stockpot.engine import (
+    DEFAULT_MEMORY,
+    Meter,
+    ProgressCallback,
+    Stop,
+    give_back_memory,
+    size_text,
+)
 from stockpot.errors import CheckpointError, MemoryBudgetError, StoppedError, UnknownNameError
 from stockpot.methods import (
     BLOCK_ELEMENTS,
@@ -275,6 +282,8 @@ class _Run:
         except (StoppedError, CheckpointError, OSError):
             self._save()
             raise
+        finally:
+            give_back_memory()
         self._save()
         if self._asked.asked and self._next < len(self._survey.units):
             left = "nothing is left behind" if self._kept is None or not self._next else (

@@ -1,6 +1,13 @@
 """From a recipe and a memory budget to a merged checkpoint: plan, stream panels, write in place."""
 
-from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, parse_size, size_text, take_chunks
+from stockpot.engine.budget import (
+    DEFAULT_MEMORY,
+    Chunking,
+    give_back_memory,
+    parse_size,
+    size_text,
+    take_chunks,
+)
 from stockpot.engine.components import SWAPPABLE, convert, extract, prune, swap, unprune
 from stockpot.engine.composing import Ancestor, compare_shares, shares_of
 from stockpot.engine.estimating import Estimate, MethodCosts, estimate_plan, method_costs
@@ -55,6 +62,7 @@ __all__ = [
     "extract",
     "facts_of_source",
     "find_route",
+    "give_back_memory",
     "in_form",
     "make_plan",
     "merge",
