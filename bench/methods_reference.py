@@ -1,8 +1,8 @@
 """Do methods agree with independent implementations?
 
-Runs each method that sd-mecha has too on the same tensors of doubles, there in a virtual
-environment of its own, and prints the largest difference, with the reason where we differ on
-purpose. See bench/README.md.
+Runs each method that sd-mecha or mergekit has too on the same tensors of doubles, there in a
+virtual environment of its own, and prints the largest difference, with the reason where we differ
+on purpose. See bench/README.md.
 
     python bench/methods_reference.py --work /big/disk/bench
 """
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from stockpot.engine import merge_in_memory
 from stockpot.recipes import make_recipe
 
 # Ours, theirs (over the tensors base, a, b, c), and why they may differ.
-CASES = {
+MECHA = {
     "slerp": ("slerp(a, b, 0.3)", "linear.slerp.__wrapped__(a, b, T(0.3))", ""),
     "ties": (
         "ties(base, a, b, c, keep=0.2)",
@@ -77,13 +79,92 @@ CASES = {
         "",
     ),
 }
-THEIRS = """
+ROUNDED = "the largest 20 % of 3072, rounded up; mergekit rounds down"
+NORMS = "norms are interpolated apart from directions; mergekit: sin weights on whole vectors"
+# The same with mergekit; u and v are a and b with one norm.
+MERGEKIT = {
+    "task_arithmetic": (
+        "task_arithmetic(base, a, b, c, scale=0.4)",
+        "run('task_arithmetic', base, a, b, c, **{'lambda': 0.4})",
+        "",
+    ),
+    "ties": ("ties(base, a, b, c, keep=0.2)", "run('ties', base, a, b, c, density=0.2)", ROUNDED),
+    "ties, keep 1/4": (
+        "ties(base, a, b, c, keep=1/4)",
+        "run('ties', base, a, b, c, density=0.25)",
+        "",
+    ),
+    "ties by count": (
+        'ties(base, a, b, c, keep=1/4, elect="count")',
+        "elect_by_count(base, a, b, c, density=0.25)",
+        "where as many deltas rise as fall none is elected; mergekit: those that rise",
+    ),
+    "dare, nothing dropped": (
+        "dare(base, a, b, c, p=0)",
+        "run('dare_linear', base, a, b, c, density=1.0, normalize=True)",
+        "",
+    ),
+    "breadcrumbs": (
+        "breadcrumbs(base, a, b, c, keep=3/4, cut=1/128, scale=3)",
+        "run('breadcrumbs', base, a, b, c, density=0.75, gamma=1 / 128)",
+        "",
+    ),
+    "model_stock": ("model_stock(base, a, b, c)", "run('model_stock', base, a, b, c)", ""),
+    "slerp of one norm": ("slerp(u, v, 0.3)", "slerp(0.3, u, v)", ""),
+    "slerp": ("slerp(a, b, 0.3)", "slerp(0.3, a, b)", NORMS),
+    "nuslerp of one norm": (
+        "slerp(u, v, 0.3)",
+        "run('nuslerp', None, u, v, weight=(0.7, 0.3))",
+        "",
+    ),
+    "karcher_mean": (
+        "karcher_mean(a, b, c)",
+        "karcher([a, b, c], [1 / 3] * 3, max_iter=1000, tol=1e-12)",
+        "",
+    ),
+}  # fmt: skip
+COMMON = """
 import sys, numpy, torch
-from sd_mecha.extensions.builtin.merge_methods import cosine, linear, slicing, svd, ties
 T = lambda x: torch.tensor(x, dtype=torch.float64)
 given = {k: torch.from_numpy(v) for k, v in numpy.load(sys.argv[1]).items()}
-base, a, b, c = (given[k] for k in ("base", "a", "b", "c"))
+base, a, b, c, u, v = (given[k] for k in ("base", "a", "b", "c", "u", "v"))
 deltas = [x - base for x in (a, b, c)]
+"""
+SD_MECHA = (
+    "from sd_mecha.extensions.builtin.merge_methods import cosine, linear, slicing, svd, ties"
+)
+MERGEKIT_SETUP = """
+import dataclasses
+from mergekit.merge_methods import registry
+from mergekit.merge_methods.base import ParameterScope, PerInputValues, TensorGroup
+from mergekit.merge_methods.generalized_task_arithmetic import ConsensusMethod
+from mergekit.merge_methods.karcher import karcher_merge_tensors as karcher
+from mergekit.merge_methods.slerp import slerp as kernel
+
+def slerp(t, x, y):
+    return kernel(T([t]), x[None], y[None])[0]
+
+def run(method, base, *models, weight=None, **given):
+    method = registry.get(method) if isinstance(method, str) else method
+    tensors = ([] if base is None else [base]) + list(models)
+    group = TensorGroup.from_tensors(tensors, base_index=None if base is None else 0)
+    first = len(tensors) - len(models)
+    values = {}
+    for spec in method.spec.parameters:
+        value = given.get(spec.name, spec.default)
+        if spec.scope is not ParameterScope.SHARED:
+            each = [value] * len(models)
+            if spec.name == "weight":
+                each = weight or [1.0] * len(models)
+            value = PerInputValues([(first + i, one) for i, one in enumerate(each)])
+        values[spec.name] = value
+    return method.merge_group(group, **values)
+
+def elect_by_count(*tensors, **given):
+    by_count = dataclasses.replace(registry.get("ties"), consensus_method=ConsensusMethod.count)
+    return run(by_count, *tensors, **given)
+"""
+THEIRS = """
 results = {}
 for line in open(sys.argv[2]):
     name, text = line.rstrip("\\n").split("\\t")
@@ -95,43 +176,83 @@ numpy.savez(sys.argv[3], **results)
 """
 
 
+def borrowing_python(work: Path, name: str, packages: tuple[str, ...]) -> Path:
+    """Python of an environment that borrows torch from this one and adds packages; made once."""
+    folder = work / f"{name}-venv"
+    python = folder / "bin" / "python"
+    ready = folder / "ready"
+    if not ready.exists():
+        print(f"making the environment {name}", file=sys.stderr)
+        venv.create(folder, with_pip=True)
+        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        link = folder / "lib" / version / "site-packages" / "borrowed.pth"
+        link.write_text(sysconfig.get_paths()["purelib"] + "\n")
+        command = [python, "-m", "pip", "install", "-q", "--no-deps", *packages]
+        subprocess.run(command, check=True)
+        ready.touch()
+    return python
+
+
 def main() -> None:
     """Compute both sides and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    python = peer_python(args.work)
     rng = np.random.default_rng(12)
     base = 0.05 * rng.standard_normal((64, 48))
     models = {"base": base}
     common = 0.004 * rng.standard_normal(base.shape)
     for name in "abc":
         models[name] = base + common + 0.004 * rng.standard_normal(base.shape)
-    inputs, calls, outputs = (args.work / f"reference-{n}" for n in ("in.npz", "calls", "out.npz"))
+    models["u"] = models["a"]
+    models["v"] = models["b"] * (np.linalg.norm(models["a"]) / np.linalg.norm(models["b"]))
+    bad = [
+        *table(args.work, "sd-mecha", peer_python(args.work), SD_MECHA, MECHA, models),
+        *table(
+            args.work, "mergekit",
+            borrowing_python(args.work, "mergekit", ("mergekit==0.1.5", "immutables==0.21")),
+            MERGEKIT_SETUP, MERGEKIT, models,
+        ),
+    ]  # fmt: skip
+    print("agreement to 1e-9, or a reason:", f"NOT for {', '.join(bad)}" if bad else "kept")
+    sys.exit(bool(bad))
+
+
+def table(
+    work: Path,
+    peer: str,
+    python: Path,
+    setup: str,
+    cases: dict[str, tuple[str, str, str]],
+    models: dict[str, np.ndarray],
+) -> list[str]:
+    """Compute both sides and print them; names of those that differ for no reason."""
+    shape = models["base"].shape
+    inputs, calls, outputs = (work / f"{peer}-{n}" for n in ("in.npz", "calls", "out.npz"))
     np.savez(inputs, **models)
-    calls.write_text("".join(f"{name}\t{theirs}\n" for name, (_, theirs, _) in CASES.items()))
-    subprocess.run([python, "-c", THEIRS, inputs, calls, outputs], check=True)
+    calls.write_text("".join(f"{name}\t{theirs}\n" for name, (_, theirs, _) in cases.items()))
+    subprocess.run([python, "-c", COMMON + setup + THEIRS, inputs, calls, outputs], check=True)
     theirs = np.load(outputs)
-    info = TensorInfo("w", DTYPES["F64"], base.shape)
+    info = TensorInfo("w", DTYPES["F64"], shape)
     sources = {n: MemorySource({"w": (info, v.tobytes())}, name=n) for n, v in models.items()}
     pool = {name: f"{name}.safetensors" for name in models}
-    print(f"{'method':24s}{'max difference':>16s}{'elements':>10s}  reason")
+    print(f"{peer:26s}{'max difference':>16s}{'elements':>10s}  reason")
     bad = []
-    for name, (expression, _, reason) in CASES.items():
+    for name, (expression, _, reason) in cases.items():
         if name not in theirs:
-            print(f"{name:24s}{'–':>16s}  sd-mecha gives none")
+            print(f"{name:26s}{'–':>16s}  {peer} gives none")
+            bad.append(name)
             continue
         ours = np.frombuffer(
             merge_in_memory(make_recipe(expression, pool), sources).read_bytes("w")
         )
-        gaps = np.abs(ours.reshape(base.shape) - theirs[name])
+        gaps = np.abs(ours.reshape(shape) - theirs[name])
         off, count = float(gaps.max()), int((gaps > 1e-9).sum())
         if off > 1e-9 and not reason:
             bad.append(name)
-        print(f"{name:24s}{off:16.2g}{count:10d}  {reason if count else ''}")
-    print("agreement to 1e-9, or a reason:", f"NOT for {', '.join(bad)}" if bad else "kept")
-    sys.exit(bool(bad))
+        print(f"{name:26s}{off:16.2g}{count:10d}  {reason if count else ''}")
+    return bad
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ ROOT = Path(stockpot.__file__).parent
 # Ground floor first; docs/design.md says why.
 FLOORS = (
     ("errors",),
-    ("checkpoints", "layouts", "methods", "recipes", "zoo"),
+    ("adapters", "checkpoints", "layouts", "methods", "recipes", "zoo"),
     ("engine", "compare", "scores"),
     ("draw", "inspect"),
     ("tune",),
@@ -67,17 +67,22 @@ def _silent(body: list[ast.stmt]) -> Iterator[str]:
 
 
 PUBLIC = {
+    "stockpot.adapters": (
+        "AdapterSource Change ENDINGS Elementwise Extracted Extraction Full Kronecker Low Module "
+        "Target extract_lora find_modules flat_name has_modules layout_of_adapter targets_of"
+    ),
     "stockpot.checkpoints": (
         "Arrangement DTYPES DType FileHashes FileSink FolderSink GeneratedSource Header "
         "JoinedSource Journal MemorySink MemorySource Place RenamingSink Run SafetensorsFile "
-        "Sink Source TensorInfo TorchFile View Viewed content_hash differences encode_header "
-        "file_bytes file_hashes free_bytes get_dtype hash_tensors in_file_order is_unfinished "
-        "open_checkpoint read_header read_lines size_text"
+        "Sink Source Stamps TensorInfo TorchFile View Viewed content_hash differences "
+        "encode_header file_bytes file_hashes free_bytes get_dtype hash_tensors in_file_order "
+        "is_unfinished open_checkpoint read_header read_lines size_text write_whole"
     ),
     "stockpot.methods": (
         "BLOCK_ELEMENTS Doubles Feed Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "
-        "Parameters Row RowFacts Task Work by_element by_gram by_tensor combine find_nonfinite "
-        "get_method is_finite narrow one_blas_thread sum_grams weighted_rows widen with_zeros"
+        "Parameters Row RowFacts Task Work best_order by_element by_gram by_tensor combine "
+        "find_nonfinite get_method is_finite narrow one_blas_thread order_blocks sum_grams "
+        "weighted_rows widen with_zeros"
     ),
     "stockpot.engine": (
         "Ancestor Book Chunking DEFAULT_MEMORY Digests Estimate Form History InputFound "
@@ -124,19 +129,20 @@ PUBLIC = {
         "write_infotext zoo_features"
     ),
     "stockpot.layouts": (
-        "Cell ClipText Component Detection Fit KeySpec LAYOUTS Layout OpenClipText PROFILES "
-        "Part Profile Row SCHEDULER_FILE Shape UNet Vae as_checkpoint counter_values detect "
-        "diffusers_files diffusers_places get_layout get_profile known_layouts moved norm_rows "
-        "part_of profiles_for restricted spread supermerger_26_to_20 weight_and_bias"
+        "Alias Cell ClipText Component Detection Fit KeySpec LAYOUTS Layout OpenClipText PROFILES "
+        "Part Profile Row SCHEDULER_FILE Shape Symmetry UNet Units UnitsOf Vae as_checkpoint "
+        "counter_values detect diffusers_files diffusers_names diffusers_places get_layout "
+        "get_profile known_layouts moved norm_rows part_of profiles_for restricted spread "
+        "supermerger_26_to_20 symmetries_of weight_and_bias"
     ),
     "stockpot.recipes": (
         "Atom Call Called DTYPES Difference Expr FORMS FUNCTIONS Finding Fold Function "
         "Invocation Items MIX_KEYS MissingModelError Name Number Origin PLUGINS POOL Parameter "
-        "PoolEntry RESERVED Recipe Row STATUSES Save TableRow Text add_difference atoms_below "
-        "blocks call canonical compare_folds draw_graph draw_shares export_recipe find_function "
-        "fold functions_in glob lerp likely_layout linear lint make_recipe mean model "
-        "models_below models_in name_files name_of_file names_in parse_expression parse_recipe "
-        "print_expression read_recipe search weighted_sum"
+        "PoolEntry RESERVED Recipe Row STATUSES Save TableRow Text adapters_in add_difference "
+        "atoms_below blocks call canonical compare_folds draw_graph draw_shares export_recipe "
+        "find_function fold functions_in glob lerp likely_layout linear lint make_recipe mean "
+        "model models_below models_in name_files name_of_file names_in parse_expression "
+        "parse_recipe print_expression read_recipe search weighted_sum"
     ),
     "stockpot.report": (
         "Ballot Band Cell Chart Code Curve Dendrogram Facts Figures Gallery GalleryRow GridPage "
@@ -154,12 +160,14 @@ PUBLIC = {
         "scales_to_json scorers_folder"
     ),
     "stockpot.tune": (
-        "AUTOMBW_TALLIES Baseline Book CallableExaminer Candidate Claims Dial Drift Exam Examiner "
-        "GUARDED Hole KeptMark Limits LiveExaminer Mark NEAR OPTIMISERS Optimiser Proposal SPACES "
-        "Search SearchSettings Space StudyStore TALLIES Task Verdict WILDCARD_TYPES Worker "
-        "bootstrap_mean candidate_key check_tally compare_marks fill_holes find_holes guard "
-        "is_worse make_sampler make_space open_examiner open_store picture_facts "
-        "propose read_exam run_search score_together scores_of tally"
+        "AUTOMBW_TALLIES Baseline Book CallableExaminer Candidate Claims Dial Drift Effect Exam "
+        "Examiner GUARDED Hole ImportedRows KeptMark Limits LiveExaminer Mark NEAR OPTIMISERS "
+        "Optimiser Proposal Result SPACES Search SearchSettings Space Standing StudyStore TALLIES "
+        "Task UNIFORM Verdict WILDCARD_TYPES Worker best_trials bootstrap_mean candidate_key "
+        "check_tally compare_marks estimate_effects evidence fill_holes find_holes guard hold_out "
+        "import_rows is_worse judge make_baselines make_sampler make_space nearness_to_uniform "
+        "open_examiner open_store pareto_front picture_facts propose read_exam read_values "
+        "result_json run_search score_together scores_of sums_of_models tally"
     ),
     "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",
     "stockpot.inspect": (

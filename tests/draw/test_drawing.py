@@ -489,13 +489,12 @@ def test_loras_add_up_and_come_off(make_model: MakeModel, config: Path, tmp_path
         assert near(both.sample([prompt], 3, BASE), picture[None], 1e-4)
     assert all(torch.equal(v, before[k]) for k, v in painter.parts.unet.state_dict().items())
     both.loras.use([LoraTag("a", 0.5, 0.0)])
-    key, (down, up, scale) = next(
-        item for item in read_lora(files["a"]).layers.items() if item[0][1].endswith("attn1_to_q")
-    )
-    name = next(n for n in before if n.replace(".", "_") == f"{key[1]}_weight")
+    module = next(m for m in read_lora(files["a"]).modules if m.name.endswith("attn1_to_q"))
+    stored = load_file(files["a"])
+    down, up = (stored[module.keys[name]] for name in ("down", "up"))
+    name = next(n for n in before if n.replace(".", "_") == f"{module.name}_weight")
     changed = painter.parts.unet.state_dict()[name] - before[name]
     assert torch.allclose(changed, 0.5 * (1.5 / 3) * up @ down, atol=1e-6)
-    assert scale == 0.5
     both.loras.clear()
 
 
@@ -510,7 +509,10 @@ def test_missing_and_odd_loras_are_said(
     with pytest.raises(CheckpointError, match="changes nowhere of the unet, which random0 has not"):
         draw(Painter(painter.parts, loras={"odd": odd}), "x<lora:odd>")
     save_file({"lora_unet_x.hada_w1_a": torch.zeros(2, 4)}, odd)
-    with pytest.raises(CheckpointError, match="other kinds \\(LoHa, LoKr, DoRA\\) are not known"):
+    with pytest.raises(CheckpointError, match="the factors of one LoHa or LoKr, but there is only"):
+        read_lora(odd)
+    save_file({"lora_unet_x.dora_scale": torch.zeros(4)}, odd)
+    with pytest.raises(CheckpointError, match="must add to weights .* this is DoRA"):
         read_lora(odd)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +52,19 @@ SMALL = values(
         ("breadcrumbs(base, a, b, c, keep=1/4, cut=1/4)", [1 / 3, -1 / 3, -2 / 3, 1 / 3]),
         ("train_difference(a, b, c, 1)",
          [4 + 1.8 * 3 * 2 / 5, 1 - 1.8 * 2 * 4 / 6, -2 - 1.8 * 6 * 1 / 7, 0]),
+        # What is left of a, b and c: 4 0 0 0, 2 -3 0 0, 0 -1 5 1.
+        ("base + mean(elected(a - base, b - base, c - base))", [2, -4 / 3, 5 / 3, 1 / 3]),
+        ("base + kept_mean(a - base, b - base, c - base)", [5 / 3, -1, 2 / 3, 1]),
+        ("base + mean(trimmed(a - base, b - base, c - base, keep=1/4))", [4 / 3, -1, 5 / 3, 0]),
+        ("base + mean(masked(a - base, b - base, p=1))", [0, 0, 0, 0]),
+        ("base + mean(masked(a - base, b - base, p=0))", [3, -1, -1.5, 0]),
+        # Heads: +, +, -, +. So a is left whole, twice of three, and is the median.
+        ("tgmd(base, a, a, c, p=0)", [4, 1, -2, 0]),
+        ("dgmla(base, a, a, c, p=0, eps=0)", [4, 1, -2, 0]),
+        ("ties_dropout(base, a, b, c, p=0, keep=1)", [3, -2, 5, 1]),
+        # Nothing is known of a layer here, so nothing moves; see also test_a_layer_by_hand.
+        ("rebasin(a, b)", [2, -3, -1, 0]),
+        ("basin_sum(a, b, 1/4)", [2.5, -2, -1.25, 0]),
         ("tensor_swap(a, b, 1/4, 3/4)", [4, -3, -1, 0]),
         ("top_k_sum(a, b, 1/2)", [2, -3, -2, 0]),
         ("cosine_a(a, b, 0)", [2 + 2 * 7 / math.sqrt(21 * 14), -3 + 4 * 7 / math.sqrt(21 * 14),
@@ -77,6 +92,8 @@ def test_directions(merge: Merge) -> None:
     near = values(base=[0.0, 0.0], a=[1.0, 1.0], b=[1.0, 0.0])
     t = math.sqrt(2) / (1 + math.sqrt(1 / 2))
     assert merge("model_stock(base, a, b)", near)["w"] == pytest.approx([t, t / 2])
+    stock = merge("base + stock(a - base, b - base)", near)["w"]
+    assert stock == pytest.approx([t, t / 2])
 
 
 def test_singular_values(merge: Merge) -> None:
@@ -85,10 +102,26 @@ def test_singular_values(merge: Merge) -> None:
     models = {"base": {"w": base}, "a": {"w": base + turn @ np.diag([5.0, 1.0])}}
     isotropic = base + turn @ np.diag([3.0, 3.0])
     assert merge("iso_c(base, a)", models)["w"] == pytest.approx(isotropic)
+    alone = merge("base + isotropic(a - base, z=0)", models)["w"]
+    assert alone == pytest.approx(isotropic)
     half = base + turn @ np.diag([4.0, 2.0])
     assert merge("iso_z(base, a, z=0.5)", models)["w"] == pytest.approx(half)
     one = base + turn @ np.diag([5.0, 0.0])
     assert merge("base + low_rank(a - base, rank=1)", models)["w"] == pytest.approx(one)
+
+
+def test_smoothing_takes_spikes_and_leaves_levels(merge: Merge) -> None:
+    zero = [0.0] * 5
+    spike = values(base=zero, a=[0.0, 0.0, 9.0, 0.0, 0.0], b=[2.0] * 5)
+    assert merge("base + smoothed(a - base)", spike)["w"] == pytest.approx(zero)
+    assert merge("base + smoothed(b - base)", spike)["w"] == pytest.approx([2.0] * 5)
+
+
+def test_every_method_has_an_answer_by_hand() -> None:
+    """Whose call stands in this file, where answers are worked out."""
+    text = Path(__file__).read_text(encoding="utf-8")
+    running = {name for name, row in FUNCTIONS.items() if row.kind in ("method", "composed")}
+    assert not {name for name in running if not re.search(rf"\b{name}\(", text)}
 
 
 def test_smoothing_agrees_with_windows_and_sums(merge: Merge) -> None:

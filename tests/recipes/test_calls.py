@@ -162,4 +162,6 @@ def test_deep_chains_of_methods_fold() -> None:
 def test_lint_reads_recipes_with_methods() -> None:
     recipe = make_recipe("ties(base, a, b, c)", POOL)
     assert {finding.code for finding in lint(recipe)} <= {"changed-meaning", "base-not-base"}
-    assert {f.code for f in lint(make_recipe("rebasin(a, b)", POOL))} == {"unused-input"}
+    assert {f.code for f in lint(make_recipe("pick_component(a, 'unet')", POOL))} == {
+        "unused-input"
+    }

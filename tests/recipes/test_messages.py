@@ -44,8 +44,9 @@ def folded(mix: str, layout: str = "sd1", **let: str) -> str:
         ("meen(a)", "mix.model: unknown function 'meen'; did you mean 'mean'?"),
         ("a + bb", "mix.model: unknown name 'bb'; did you mean 'b'? (known: a, b, c); "
                    "add it to `pool` or `let`"),
-        ("rebasin(a, b)", "mix.model: `rebasin` is read and printed, but no method does it here; "
-                          "see `stockpot methods` for those there are"),
+        ("pick_component(a, 'unet')", "mix.model: `pick_component` is read and printed, but no "
+                                      "method does it here; see `stockpot methods` for those "
+                                      "there are"),
         ("lerp(a, b, search(0, 1))", "mix.model: a recipe with holes does not fold, but got "
                                      "`search`; put a number in its place"),
         ('lerp(a, b, blocks("autombw", [1]))', "mix.model: profile 'autombw' has 27 numbers "

@@ -16,7 +16,8 @@ from stockpot.checkpoints.journal import Journal, differences, read_lines
 from stockpot.checkpoints.sinks import MemorySink, Sink, file_bytes, in_file_order
 from stockpot.checkpoints.sizes import size_text
 from stockpot.checkpoints.sources import GeneratedSource, MemorySource, Source, TensorInfo
-from stockpot.checkpoints.storage import free_bytes
+from stockpot.checkpoints.stamps import Stamps
+from stockpot.checkpoints.storage import free_bytes, write_whole
 from stockpot.checkpoints.torch_files import TorchFile
 from stockpot.checkpoints.views import Run, View, Viewed
 
@@ -39,6 +40,7 @@ __all__ = [
     "SafetensorsFile",
     "Sink",
     "Source",
+    "Stamps",
     "TensorInfo",
     "TorchFile",
     "View",
@@ -57,4 +59,5 @@ __all__ = [
     "read_header",
     "read_lines",
     "size_text",
+    "write_whole",
 ]

@@ -384,6 +384,7 @@ class FolderSink(Sink):
             (self._partial / _CLAIM).unlink(missing_ok=True)
 
     def _refuse_existing(self) -> None:
+        storage.check_name(self.path)
         if self.path.exists() or self.path.is_symlink():
             raise OutputExistsError(
                 f"{self.path}: the name is taken, and a folder is never replaced; "

@@ -351,8 +351,11 @@ class FileSink(Sink):
             os.close(self._descriptor)
 
     def _refuse_existing(self) -> None:
+        storage.check_name(self.path)
         if self.path.is_dir():
             raise OutputExistsError(f"{self.path}: the output must be a file, but is a folder")
+        if self.path.exists() and not self.path.is_file():
+            raise OutputExistsError(f"{self.path}: the output must be a file, but this is none")
         if self.path.exists() and not self._overwrite:
             # A run that was killed right after the rename; whoever makes a new one makes the
             # file first and the journal then.
@@ -373,7 +376,8 @@ class FileSink(Sink):
             remedy = {
                 errno.ENOSPC: f"free some room: the file takes {self.n_bytes} bytes",
                 errno.EDQUOT: f"free some room: the file takes {self.n_bytes} bytes",
-                errno.EACCES: "choose a folder that you may write to",
+                errno.EACCES: "choose a folder that you may write to, or close the program that "
+                "has the file open",
                 errno.EROFS: "choose a folder that you may write to",
                 errno.ENOENT: "make the folder first",
                 errno.ENOTDIR: "the folder's name is a file's",

@@ -53,6 +53,7 @@ class SafetensorsFile(Source):
                 f"{self.name}: the file cannot be opened: {error.strerror}"
             ) from error
         try:
+            self.opened = {self.path: storage.stamp(self._descriptor)}
             size = os.fstat(self._descriptor).st_size
             self.header: Header = read_header(self._descriptor, size, self.name)
         except OSError as error:
@@ -106,6 +107,7 @@ class JoinedSource(Source):
         self.name = name
         self._parts = [part for _, part in parts]
         self.files = tuple(file for part in self._parts for file in part.files)
+        self.opened = {file: stamp for p in self._parts for file, stamp in p.opened.items()}
         self.notes = tuple(f"{part.name}: {note}" for part in self._parts for note in part.notes)
         self._owner: dict[str, tuple[Source, str]] = {}
         tensors: dict[str, TensorInfo] = {}

@@ -27,6 +27,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from stockpot.checkpoints.sources import Source, TensorInfo
+from stockpot.checkpoints.stamps import Stamps
 from stockpot.errors import CheckpointError
 
 __all__ = ["FileHashes", "content_hash", "file_hashes", "hash_tensors"]
@@ -115,9 +116,13 @@ def hash_tensors(
 
     Returns:
         BLAKE3 of each tensor's bytes, as hex digits, by key.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or was written to meanwhile.
     """
     buffer = memoryview(bytearray(_CHUNK_BYTES))
     found = {}
+    stamps = Stamps([source])
     with ThreadPoolExecutor(1, thread_name_prefix="stockpot-watch") as pool:
         for key in source.tensors if keys is None else keys:
             info = source.info(key)
@@ -137,6 +142,7 @@ def hash_tensors(
                     looking.result()
                 progress(piece.nbytes)
             found[key] = hasher.hexdigest()
+    stamps.check()
     return found
 
 
@@ -174,6 +180,8 @@ def file_hashes(
                     data.update(memoryview(piece)[max(0, data_start - position) :])
                 position += len(piece)
                 progress(len(piece))
+            if position != size:
+                raise CheckpointError(f"{path}: the file was changed while it was read; try again")
     except OSError as error:
         raise CheckpointError(f"{path}: the file cannot be read: {error.strerror}") from error
     sha256 = whole.hexdigest()

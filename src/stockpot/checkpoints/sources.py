@@ -61,6 +61,8 @@ class Source(ABC):
         tensors: Every tensor by key, in the order of the file.
         metadata: The checkpoint's own metadata: strings only, untrusted.
         files: The files that it reads, which nobody may write to meanwhile; none by default.
+        opened: What `stockpot.checkpoints.storage.stamp` said of files when they were opened; of
+            none by default.
         notes: Sentences on how the tensors were found in the file, where that is worth knowing.
         known: What identifies all that it holds better than its files do, such as a content hash
             that was checked; empty by default.
@@ -70,6 +72,7 @@ class Source(ABC):
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
     files: tuple[Path, ...] = ()
+    opened: Mapping[Path, tuple[int, ...]] = MappingProxyType({})
     notes: tuple[str, ...] = ()
     known: str = ""
 

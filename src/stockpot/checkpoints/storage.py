@@ -2,6 +2,9 @@
 
 The one module that knows how operating systems differ. Reads and writes are continued until done:
 one call to the system may move fewer bytes than asked (Linux stops at 2,147,479,552).
+
+All calls to the system go through this module's name `os`. `through` lets another object stand
+there: a disk that fails, or another system's manners, without a check on the way of real calls.
 """
 
 from __future__ import annotations
@@ -13,15 +16,16 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from stockpot.errors import OutputError, TruncatedFileError
 
 __all__ = [
     "DiskReader",
     "can_rename_open",
+    "check_name",
     "drop_cache",
     "free_bytes",
     "is_at",
@@ -31,29 +35,62 @@ __all__ = [
     "read_at",
     "replace",
     "reserve",
+    "stamp",
     "sync",
     "sync_data",
     "sync_folder",
+    "through",
     "write_at",
+    "write_whole",
 ]
 
 _MOST_BYTES = 1 << 30
+_DEVICES = frozenset(
+    ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"]
+    + [f"{port}{number}" for port in ("COM", "LPT") for number in "0123456789¹²³"]
+)
+_AT_ONCE, _EXCLUSIVE, _LOCK_VIOLATION = 1, 2, 33
+_FORBIDDEN = '<>:"|?*'
+_LONGEST_PATH = 260
 _PAGE_BYTES = 1 << 12
 _HAS_POSITIONAL = hasattr(os, "preadv") and hasattr(os, "pwrite")
 # Without pread (Windows), the offset belongs to the descriptor: seek and read must not be parted.
 _seek_lock = threading.Lock()
 
 
-def open_for_reading(path: Path) -> int:
+@contextlib.contextmanager
+def through(system: Any) -> Iterator[None]:
+    """Let another object stand for the operating system; for tests and `bench/faults.py`.
+
+    Args:
+        system: Has what this module calls of `os`; what it lacks, the system is taken to lack.
+
+    Yields:
+        Nothing; afterwards the real system is back.
+    """
+    global os, _HAS_POSITIONAL
+    real = os
+    os = system
+    _HAS_POSITIONAL = hasattr(os, "preadv") and hasattr(os, "pwrite")
+    try:
+        yield
+    finally:
+        os = real
+        _HAS_POSITIONAL = hasattr(os, "preadv") and hasattr(os, "pwrite")
+
+
+def open_for_reading(path: Path, more: int = 0) -> int:
     """Open a file for positional reads.
 
     Args:
         path: The file.
+        more: Flags besides those that every reading needs.
 
     Returns:
         A descriptor for `read_at`; close it with `os.close`.
     """
-    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    return os.open(path, flags | more)
 
 
 def open_for_writing(path: Path) -> int:
@@ -118,14 +155,14 @@ class DiskReader:
         self._path = path
         # Mapped memory begins at a page, as direct reads want it.
         self._buffer = memoryview(_pages(most_bytes + 2 * _PAGE_BYTES))
-        if not direct:
-            self._descriptor = open_for_reading(path)
-            return
+        self._direct = direct and _HAS_POSITIONAL
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
+            more = getattr(os, "O_DIRECT", 0) if self._direct else 0
+            self._descriptor = open_for_reading(path, more)
         except OSError:
             self._descriptor = open_for_reading(path)
-        drop_cache(self._descriptor)
+        if direct:
+            drop_cache(self._descriptor)
 
     def read(self, offset: int, n_bytes: int, name: str) -> memoryview:
         """Read a piece.
@@ -147,13 +184,15 @@ class DiskReader:
         wanted = self._buffer[offset - begin : end - begin]
         try:
             # The last page of a file may be short; all that is wanted must come at once.
-            if _HAS_POSITIONAL and os.preadv(self._descriptor, [whole], begin) >= end - begin:
+            if self._direct and os.preadv(self._descriptor, [whole], begin) >= end - begin:
                 return wanted
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-        os.close(self._descriptor)
-        self._descriptor = open_for_reading(self._path)
+        if self._direct:
+            self._direct = False
+            os.close(self._descriptor)
+            self._descriptor = open_for_reading(self._path)
         read_at(self._descriptor, offset, wanted, name)
         return wanted
 
@@ -243,6 +282,31 @@ def drop_cache(descriptor: int) -> None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def check_name(path: Path) -> None:
+    """Refuse a name that Windows takes for something else than a file; elsewhere all will do.
+
+    Args:
+        path: Of an output.
+
+    Raises:
+        OutputError: It is a device's, a stream's, ends so that the end is dropped, or is too long.
+    """
+    if os.name != "nt":
+        return
+    name = path.name
+    fault = ""
+    if name.split(".")[0].strip().upper() in _DEVICES:
+        fault = "is a device's on Windows"
+    elif any(character in _FORBIDDEN or character < " " for character in name):
+        fault = f"holds one of {_FORBIDDEN}, which Windows does not allow"
+    elif name.endswith((".", " ")):
+        fault = "ends with a dot or a blank, which Windows drops"
+    elif len(str(path.absolute())) + len(".partial.journal") >= _LONGEST_PATH:
+        fault = f"makes a path of more than {_LONGEST_PATH} characters, which Windows does not open"
+    if fault:
+        raise OutputError(f"{path}: the name {fault}; choose another")
+
+
 def can_rename_open() -> bool:
     """Whether a file can be renamed or removed while it is open; on Windows it cannot.
 
@@ -258,9 +322,58 @@ def replace(source: Path, target: Path) -> None:
     Args:
         source: The complete, synced file.
         target: Its name from now on, in the same folder.
+
+    Raises:
+        OutputError: It has its name, but the disk did not confirm it.
     """
     os.replace(source, target)
-    sync_folder(target.parent)
+    try:
+        sync_folder(target.parent)
+    except OSError as error:
+        raise OutputError(
+            f"{target}: it is complete and has its name, but the disk did not confirm the name: "
+            f"{error.strerror}; a power failure now could take it away: look at the disk"
+        ) from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a small file that has its name only when complete, such as a page or a picture.
+
+    Such a file can be made again in no time: it is not synced, and read back from wherever the
+    system has it.
+
+    Args:
+        path: Where to; what is there is replaced.
+        data: What.
+
+    Raises:
+        OutputError: It cannot be written; what was there before is still there.
+    """
+    check_name(path)
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: an output must be a file, but something else stands there")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        descriptor = open_for_writing(part)
+        try:
+            os.ftruncate(descriptor, 0)
+            write_at(descriptor, 0, memoryview(data))
+            found = memoryview(bytearray(len(data)))
+            read_at(descriptor, 0, found, str(path))
+            if found != data:
+                raise OutputError(
+                    f"{path}: what stands there is not what was written; the disk or the memory "
+                    "is failing; nothing was saved"
+                )
+        finally:
+            os.close(descriptor)
+        os.replace(part, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        if isinstance(error, OSError) and not isinstance(error, OutputError):
+            raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+        raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -273,7 +386,7 @@ def sync_folder(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -299,11 +412,7 @@ def lock(descriptor: int, path: Path, name: str, owner: Callable[[], str] = lamb
 
     try:
         if os.name == "nt":
-            import msvcrt
-
-            # Byte ranges past the end can be locked, and data stay readable.
-            os.lseek(descriptor, 1 << 62, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+            _lock_on_windows(descriptor)
         else:
             import fcntl
 
@@ -315,6 +424,31 @@ def lock(descriptor: int, path: Path, name: str, owner: Callable[[], str] = lamb
     # Whoever held the file may have finished and renamed it between our opening and our claim.
     if not is_at(descriptor, path):
         raise OutputError(held())
+
+
+def _lock_on_windows(descriptor: int) -> None:
+    """Lock one byte far past the end: whoever holds a byte keeps all others from reading it.
+
+    Not by `msvcrt.locking`, which counts places in 31 bits, so that the byte would be one of the
+    data of a large file.
+    """
+    import ctypes
+    import msvcrt
+
+    class Place(ctypes.Structure):
+        _fields_ = [("a", ctypes.c_void_p), ("b", ctypes.c_void_p), ("low", ctypes.c_uint32),
+                    ("high", ctypes.c_uint32), ("event", ctypes.c_void_p)]  # fmt: skip
+
+    windows: Any = ctypes
+    system = windows.WinDLL("kernel32", use_last_error=True)
+    number, handle = ctypes.c_uint32, ctypes.c_void_p
+    system.LockFileEx.argtypes = [handle, number, number, number, number, ctypes.POINTER(Place)]
+    place = Place(low=0, high=1 << 30)
+    own: int = msvcrt.get_osfhandle(descriptor)  # type: ignore[attr-defined, unused-ignore]
+    if not system.LockFileEx(own, _EXCLUSIVE | _AT_ONCE, 0, 1, 0, ctypes.byref(place)):
+        code = windows.get_last_error()
+        taken = code == _LOCK_VIOLATION
+        raise OSError(errno.EACCES if taken else errno.ENOTSUP, f"Windows error {code}")
 
 
 def is_at(descriptor: int, path: Path) -> bool:
@@ -331,6 +465,22 @@ def is_at(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+def stamp(file: int | Path) -> tuple[int, ...]:
+    """What changes when a file is written to, or its name given to another one.
+
+    Args:
+        file: A descriptor, or a path.
+
+    Returns:
+        Disk and number of the file, its size, and its time of change in nanoseconds.
+
+    Raises:
+        OSError: The file is not there.
+    """
+    status = os.stat(file)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def free_bytes(folder: Path) -> int:

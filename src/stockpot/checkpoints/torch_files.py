@@ -98,6 +98,7 @@ class TorchFile(Source):
             raise
 
     def _read_contents(self) -> None:
+        self.opened = {self.path: storage.stamp(self._descriptor)}
         self._file_bytes = os.fstat(self._descriptor).st_size
         self._swapped = False
         if self._piece(0, min(4, self._file_bytes)) == ZIP_MAGIC:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import stockpot
+from stockpot.checkpoints import write_whole
 from stockpot.cli.explanation_words import remarks, verdict
 from stockpot.cli.figure_files import write_charts
 from stockpot.compare import Explanation, Part
@@ -42,9 +42,7 @@ def write_explanation(
     """
     page, charts = explanation_page(told, recipe)
     write_charts(charts, folder / "figures", overwrite=overwrite)
-    partial = folder / "recipe.yaml.partial"
-    partial.write_text(recipe, encoding="utf-8")
-    os.replace(partial, folder / "recipe.yaml")
+    write_whole(folder / "recipe.yaml", recipe.encode())
     return write_page(page, folder / "explanation.html", overwrite=overwrite)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stockpot.checkpoints import write_whole
 from stockpot.errors import OutputExistsError
 
 if TYPE_CHECKING:
@@ -45,7 +45,5 @@ def write_charts(
             raise OutputExistsError(f"{file}: the file is there already; allow overwriting it")
     folder.mkdir(parents=True, exist_ok=True)
     for file, content in files.items():
-        partial = file.with_name(file.name + ".partial")
-        partial.write_bytes(content)
-        os.replace(partial, file)
+        write_whole(file, content)
     return tuple(files)

@@ -14,6 +14,7 @@ import typer
 
 import stockpot
 from stockpot.cli import (
+    adapting,
     comparing,
     components,
     converging,
@@ -31,6 +32,8 @@ from stockpot.cli import (
     showing,
     studying,
     telling,
+    tuning,
+    tuning_study,
 )
 from stockpot.cli.output import safe_text
 from stockpot.errors import StockpotError
@@ -62,10 +65,15 @@ app.command("explain")(explaining.explain_mix)
 app.command("convergence")(converging.trace_growth)
 app.command("verify")(telling.verify_file)
 app.command("replay")(replaying.replay_file)
+tuning.app.command("status")(tuning_study.show_status)
+tuning.app.command("report")(tuning_study.write_report)
+tuning.app.command("import")(tuning_study.import_tables)
 recipes.app.command("of")(telling.recipe_of_file)
 app.add_typer(recipes.app, name="recipe")
+app.add_typer(adapting.app, name="lora")
 app.command("draw")(drawing.draw_pictures)
 app.command("grid")(gridding.draw_grid_of)
+app.add_typer(tuning.app, name="tune")
 app.command("select")(selecting.select_of_pool)
 app.command("study")(studying.study_pool)
 app.command("demo")(showing.demo)
@@ -120,5 +128,19 @@ def main() -> None:
     except BrokenPipeError:
         # The reader of our output went away; say nothing more to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        # What no room could explain better: a folder that vanished, a disk that fails.
+        if debug:
+            raise
+        place = safe_text(str(error.filename or "the system"))
+        print(f"error: {place}: {error.strerror or error}; is the disk there, whole, and yours to "
+              "use? --debug shows where it happened", file=sys.stderr)  # fmt: skip
+        sys.exit(1)
+    except MemoryError:
+        if debug:
+            raise
+        text = "close other programs, or allow less with --memory and --threads"
+        print(f"error: the system has no memory left; {text}", file=sys.stderr)
         sys.exit(1)
     sys.exit(code)

@@ -10,7 +10,7 @@ import typer
 
 from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_fold, print_json, safe_text, shown_progress
-from stockpot.cli.recipe_files import read_any
+from stockpot.cli.recipe_files import read_any, study_metadata
 from stockpot.cli.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -294,6 +294,7 @@ def run_recipe(
             form=form,
             pipeline=pipeline,
             settings=replace(settings, stop=stop),
+            metadata=study_metadata(recipe),
             progress=progress,
         )
     if settings.verify and not settings.hashes:

@@ -15,14 +15,20 @@ if TYPE_CHECKING:
     from stockpot.recipes.importers import Imported
 
 __all__ = [
+    "STUDY_KEY",
+    "TUNED",
     "find_layout",
     "fold_any",
     "history_in",
     "predictions_of",
     "read_any",
+    "study_metadata",
     "uses_of",
     "write_text",
 ]
+
+#: Origin of a recipe that `stockpot tune` wrote, and the key of the same in a file's metadata.
+TUNED, STUDY_KEY = "stockpot-tune", "stockpot.study"
 
 
 def read_any(path: Path, make: str | None = None) -> Imported:
@@ -183,19 +189,23 @@ def write_text(path: Path, text: str, overwrite: bool) -> None:
         text: What.
         overwrite: Whether an existing file may be replaced.
     """
-    import os
-
-    from stockpot.errors import OutputError, OutputExistsError
+    from stockpot.checkpoints import write_whole
+    from stockpot.errors import OutputExistsError
 
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path} is there already; use another name, or --overwrite")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+    write_whole(path, text.encode())
+
+
+def study_metadata(recipe: Recipe) -> dict[str, str]:
+    """What a file made from a tuned recipe says of the study that chose its numbers.
+
+    Args:
+        recipe: Any recipe; `stockpot tune` notes its evidence in the origin.
+    """
+    if recipe.origin is None or recipe.origin.format != TUNED:
+        return {}
+    return {STUDY_KEY: recipe.origin.records.get("study", "")}
 
 
 def uses_of(recipe: Recipe, folded: Fold | None) -> dict[str, tuple[bool, bool]]:

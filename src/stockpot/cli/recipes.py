@@ -98,11 +98,17 @@ def _models(recipe: Recipe) -> list[dict[str, object]]:
 @app.command("fold")
 def fold_recipe(file: File, layout: Layout = None, json_: Json = False) -> None:
     """Print what each model contributes to each block, exactly."""
+    from stockpot.errors import Problem, RecipeError
     from stockpot.recipes.importers import detect_format
 
     ours = file.is_file() and file.suffix.lower() in (".yaml", ".yml")
     if ours:
-        ours = detect_format(file.read_text("utf-8", "replace")[:1_000_000]) == "stockpot"
+        try:
+            text = file.read_text("utf-8", "replace")[:1_000_000]
+        except OSError as error:
+            said = f"the recipe cannot be read: {error.strerror}"
+            raise RecipeError([Problem("unreadable", said, str(file))]) from error
+        ours = detect_format(text) == "stockpot"
     _, folded = fold_any(file, layout, strict=ours)
     for problem in folded.warnings:
         note(f"note: {problem}")

@@ -218,15 +218,14 @@ def _as_json(
 
 
 def _save(path: Path, found: dict[str, Scores]) -> None:
-    from stockpot.errors import OutputError
+    from stockpot.checkpoints import write_whole
+    from stockpot.errors import OutputExistsError
     from stockpot.scores import Scale, scales_to_json
 
     fitted: dict[str, Scale] = {name: Scale.fit(scores) for name, scores in found.items()}
-    try:
-        with open(path, "x", encoding="utf-8") as file:
-            file.write(scales_to_json(fitted))
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+    if path.exists():
+        raise OutputExistsError(f"{path} is there already; use another name")
+    write_whole(path, scales_to_json(fitted).encode())
 
 
 def _print_scorers(folder: Path | None, json_: bool) -> None:

@@ -94,9 +94,14 @@ def find_extras(folders: Sequence[Path]) -> dict[str, Path]:
 
     Returns:
         Paths by name; the first of a name counts.
+
+    Raises:
+        CheckpointError: One is not there.
     """
     found: dict[str, Path] = {}
     for folder in folders:
+        if not folder.exists():
+            raise CheckpointError(f"{folder}: a folder of LoRAs or embeddings must be there")
         files = [folder] if folder.is_file() else sorted(folder.rglob("*"))
         for file in files:
             if file.suffix in _ENDINGS and file.is_file():

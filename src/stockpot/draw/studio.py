@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 import stockpot
+from stockpot.checkpoints import write_whole
 from stockpot.draw.infotext import write_infotext
 from stockpot.draw.painter import Drawn, Painter
 from stockpot.draw.pictures import to_png
@@ -233,10 +233,22 @@ def read_wildcards(folder: Path) -> Mapping[str, tuple[str, ...]]:
 
     Returns:
         Lines by name; empty ones and those that begin with ``#`` are left out.
+
+    Raises:
+        RequestError: There is no such folder, or a list cannot be read.
     """
+    if not folder.is_dir():
+        raise RequestError([Problem("wildcards", "there is no such folder", str(folder))])
     lists = {}
     for file in sorted(folder.rglob("*.txt")):
-        lines = (line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines())
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(
+                [Problem("wildcards", f"the list cannot be read: {error}", str(file),
+                         "save it as UTF-8, or leave it out")]
+            ) from error  # fmt: skip
+        lines = (line.strip() for line in text.splitlines())
         name = file.relative_to(folder).with_suffix("").as_posix()
         lists[name] = tuple(line for line in lines if line and not line.startswith("#"))
     return lists
@@ -249,10 +261,4 @@ def write_file(path: Path, data: bytes) -> None:
         path: Where to; what is there is replaced.
         data: What.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    write_whole(path, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,17 @@ def find_tokenizer(folder: Path | None) -> Any:
     Raises:
         CheckpointError: There is none; the message says how to give one.
     """
-    from transformers import CLIPTokenizer
-
     named = os.environ.get("STOCKPOT_TOKENIZER")
     if folder is None and named:
         folder = Path(named)
     if folder is not None:
+        # transformers makes an empty tokenizer of a folder that has none.
+        if not any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json")):
+            raise CheckpointError(
+                f"{folder}: a tokenizer's folder holds vocab.json and merges.txt, but this is none"
+            )
         try:
-            return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+            return _kept(str(folder), "", _state(folder))
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(
                 f"{folder}: a tokenizer's folder holds vocab.json and merges.txt, but it cannot be "
@@ -51,7 +55,7 @@ def find_tokenizer(folder: Path | None) -> Any:
     for name in _NAMES:
         subfolder = "" if "clip" in name.lower() else "tokenizer"
         try:
-            return CLIPTokenizer.from_pretrained(name, subfolder=subfolder, local_files_only=True)
+            return _kept(name, subfolder, ())
         except (OSError, ValueError, TypeError):
             continue
     raise CheckpointError(
@@ -59,3 +63,18 @@ def find_tokenizer(folder: Path | None) -> Any:
         "and merges.txt, such as the `tokenizer` folder of any Stable Diffusion pipeline, with "
         "--tokenizer or in STOCKPOT_TOKENIZER"
     )
+
+
+@lru_cache(maxsize=8)
+def _kept(name: str, subfolder: str, state: tuple[tuple[str, int, int], ...]) -> Any:
+    """Load a tokenizer once: its library never gives back the megabyte that one takes."""
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(name, subfolder=subfolder, local_files_only=True)
+
+
+def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """What changes when the files of a tokenizer do."""
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    facts = ((file.name, file.stat()) for file in files)
+    return tuple((name, status.st_size, status.st_mtime_ns) for name, status in facts)

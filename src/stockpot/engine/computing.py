@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from blake3 import blake3
 
 from stockpot.checkpoints import DType
 from stockpot.engine.graph import Apply, Graph, Load, Pick, Sum
+from stockpot.engine.matching import Orders
 from stockpot.methods import Feed, Row, Task, Work, find_nonfinite, is_finite, widen, with_zeros
 
 __all__ = ["Computation", "Reader"]
@@ -53,6 +54,8 @@ class Computation:
             left out of statistics, and its result is NaN.
         complain: Called with a term, the first element and the bytes where something is not
             finite and must be; raises.
+        root: The row to make; by default the tensor's.
+        orders: Says for the node of a method that matches units how these are put in order.
     """
 
     def __init__(
@@ -66,10 +69,13 @@ class Computation:
         compiled: bool,
         allow_nonfinite: bool,
         complain: Callable[[int, int, Row], None],
+        root: int | None = None,
+        orders: Callable[[int], Orders] = lambda apply: (),
     ) -> None:
         self._graph, self._key, self._shape, self._dtypes = graph, key, shape, dtypes
         self._read, self._compiled, self._complain = read, compiled, complain
-        self._allow = allow_nonfinite
+        self._allow, self._find_orders = allow_nonfinite, orders
+        self._root = graph.root if root is None else root
         self._n = int(np.prod(shape, dtype=np.int64))
         self._orders: dict[int, _Order] = {}
         self._works: dict[int, Work] = {}
@@ -158,13 +164,17 @@ class Computation:
             work.put_in_order(self._orders[i].chosen, tasks[i].identities)
             work.finish_pass()
         settled: set[int] = set()
-        while len(settled) < len(self._graph.applies):
+        applies = self._applies_below(self._root)
+        while len(settled) < len(applies):
             ready = []
-            for i in self._graph.applies:
+            for i in applies:
                 if i in settled or not self._below(i) <= settled:
                     continue
                 if i not in self._works:
-                    self._works[i] = self._apply(i).method.start(tasks[i])
+                    method, task = self._apply(i).method, tasks[i]
+                    if method.matches:
+                        task = replace(task, orders=self._find_orders(i))
+                    self._works[i] = method.start(task)
                 if self._works[i].wants_pass:
                     ready.append(i)
                 else:
@@ -191,7 +201,7 @@ class Computation:
         """
         self._begin(start, stop)
         result = np.empty(stop - start)
-        self._fill(self._graph.root, result)
+        self._fill(self._root, result)
         if self._bad is not None:
             result[self._bad] = np.nan
         return result
@@ -200,6 +210,19 @@ class Computation:
         node = self._graph.nodes[i]
         assert isinstance(node, Apply)
         return node
+
+    def _applies_below(self, root: int) -> list[int]:
+        """All methods that a row needs, those that others read first."""
+        found: set[int] = set()
+        pending = [root]
+        while pending:
+            node = self._graph.nodes[pending.pop()]
+            if isinstance(node, Sum):
+                pending += [j for _, j in node.parts]
+            elif isinstance(node, Pick) and node.apply not in found:
+                found.add(node.apply)
+                pending += self._apply(node.apply).inputs
+        return sorted(found)
 
     def _below(self, i: int) -> set[int]:
         """Methods that a method's inputs come from."""
@@ -367,6 +390,8 @@ class Computation:
         parts = self._sums[i]
         if len(parts) == 2 and self._is_shared(parts[0][1]):
             parts = (parts[1], parts[0])  # two numbers have one sum: copy the one that is not kept
+        if not parts:
+            out[:] = 0  # adapters that lack the key
         scratch: Doubles | None = None
         for number, (weight, j) in enumerate(parts):
             if number and abs(weight) == 1 and self._is_shared(j):

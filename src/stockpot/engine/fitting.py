@@ -8,12 +8,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stockpot.adapters import AdapterSource
 from stockpot.checkpoints import Source
-from stockpot.errors import UnknownNameError
+from stockpot.engine.retelling import original
+from stockpot.errors import CheckpointError, PreflightError, Problem, UnknownNameError
 from stockpot.layouts import Detection, Layout, detect, moved, restricted
 from stockpot.recipes import Recipe, models_below
 
-__all__ = ["components_read", "deciding", "fitted"]
+__all__ = ["adapted", "components_read", "deciding", "fitted"]
+
+
+def adapted(
+    sources: Mapping[str, Source], names: frozenset[str], layout: Layout
+) -> dict[str, Source]:
+    """See adapters as checkpoints of differences.
+
+    Args:
+        sources: Open files by name.
+        names: Those that a recipe calls adapters.
+        layout: Of its output.
+
+    Returns:
+        The adapters.
+
+    Raises:
+        PreflightError: Files that are no adapters, or were made for another architecture.
+    """
+    found: dict[str, Source] = {}
+    problems = []
+    for name in sources.keys() & names:
+        source = sources[name]
+        if isinstance(original(source), AdapterSource):
+            found[name] = source
+            continue
+        try:
+            found[name] = AdapterSource(source, layout)
+        except CheckpointError as error:
+            problems.append(Problem("adapter", str(error), f"pool: {name}"))
+    if problems:
+        raise PreflightError(sorted(problems, key=lambda problem: problem.where))
+    return found
 
 
 def components_read(recipe: Recipe, layout: Layout) -> dict[str, set[str]]:

@@ -10,18 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from stockpot.adapters import AdapterSource
 from stockpot.checkpoints import (
     MemorySink,
     MemorySource,
     Sink,
     Source,
+    Stamps,
     TensorInfo,
     content_hash,
     encode_header,
     file_bytes,
     open_checkpoint,
 )
-from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, take_chunks
+from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, give_back_memory, take_chunks
 from stockpot.engine.forms import Form, Pipeline, arranged, in_form, make_sink
 from stockpot.engine.history import PROVENANCE_KEY, RECIPE_KEY, Step, read_history
 from stockpot.engine.labels import with_sha256
@@ -45,6 +47,7 @@ from stockpot.engine.resuming import (
     recheck_inputs,
     told_of_kept,
 )
+from stockpot.engine.retelling import original
 from stockpot.engine.running import Digests, Meter, ProgressCallback, run_plan
 from stockpot.engine.stopping import Stop, heeding
 from stockpot.engine.tensor_tables import TENSORS_KEY, table_of
@@ -269,10 +272,12 @@ def merge(
     path = Path(output)
     if form is not None:
         recipe = in_form(recipe, form)
+    stamps = Stamps(sources.values())
     if settings.sha256:
         n_files = sum(file.stat().st_size for source in sources.values() for file in source.files)
         hashing = heeding(progress, settings.stop)
         recipe = with_sha256(recipe, sources, Meter("sha256", n_files, hashing).add)
+        stamps.check(by_name=True)
     plan, arrangement = arranged(make_plan(recipe, sources, dtype), pipeline)
     # A tensor that is cut or transposed on its way out is held whole.
     held = settings.n_threads * (arrangement.buffer_bytes(plan.infos) if arrangement else 0)
@@ -320,6 +325,7 @@ def merge(
         digests.inputs.update(known.inputs)
         if settings.hashes:
             hash_the_rest(plan, ancestry, digests)
+        stamps.check()
         content = content_hash(plan.infos, digests.outputs) if settings.hashes else None
         told = describe(plan, ancestry, digests)
         if again is not None:
@@ -339,6 +345,8 @@ def merge(
             raise StoppedError(f"stopped; {told_kept}") from error
         error.add_note(told_kept)
         raise
+    finally:
+        give_back_memory()
     return MergeResult(
         path,
         plan,
@@ -484,9 +492,14 @@ def _compiled(settings: Settings) -> bool:
 
 
 def _chunking(plan: Plan, settings: Settings) -> Chunking:
+    factors = sum(
+        source.held_bytes(settings.n_threads)
+        for source in map(original, plan.sources.values())
+        if isinstance(source, AdapterSource)
+    )
     return take_chunks(
         plan,
-        settings.memory,
+        settings.memory - factors,
         settings.n_threads,
         settings.chunk_elements,
         compiled=_compiled(settings),

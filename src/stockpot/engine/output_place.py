@@ -7,7 +7,7 @@ from pathlib import Path
 from stockpot.checkpoints import free_bytes
 from stockpot.engine.budget import size_text
 from stockpot.engine.plan import Plan
-from stockpot.errors import PreflightError, Problem
+from stockpot.errors import OutputError, PreflightError, Problem
 
 __all__ = ["check_output"]
 
@@ -23,6 +23,8 @@ def check_output(plan: Plan, path: Path, n_bytes: int) -> None:
     Raises:
         PreflightError: There is no folder, no room, or an input stands there.
     """
+    if not path.name:
+        raise OutputError(f"{path}: the output must be a file, but this names none")
     problems = []
     folder = path.parent
     if not folder.is_dir():

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 
+from stockpot.adapters import has_modules
 from stockpot.checkpoints import DTYPES, DType, Source, TensorInfo, get_dtype, in_file_order
-from stockpot.engine.fitting import deciding, fitted
+from stockpot.engine.fitting import adapted, deciding, fitted
 from stockpot.engine.graph import Graph, make_graph
 from stockpot.engine.plan import Plan, TensorPlan, Term
 from stockpot.errors import PreflightError, Problem
@@ -32,6 +33,7 @@ from stockpot.recipes import (
     MissingModelError,
     Recipe,
     Row,
+    adapters_in,
     fold,
     models_in,
 )
@@ -65,7 +67,11 @@ def make_plan(
         RecipeError: The recipe says something impossible.
         PreflightError: Keys, shapes, architectures or types do not fit; all problems at once.
     """
-    sources = {name: as_checkpoint(source) for name, source in sources.items()}
+    adapters = adapters_in(recipe)
+    given = sources
+    sources = {
+        name: as_checkpoint(source) for name, source in given.items() if name not in adapters
+    }
     detections = _detections(sources)
     if dtype is not None:
         # What decides the bytes belongs to the recipe that the output will carry.
@@ -80,16 +86,18 @@ def make_plan(
     absent = [
         Problem("no-source", "the mix reads it, but no open checkpoint was given", f"pool: {name}")
         for name in folded.models
-        if name not in sources
+        if name not in given
     ]
     if absent:
         raise PreflightError(absent)
     # Entries that nothing reads have no say in what kind of model this is.
-    read = {name: detections[name] for name in folded.models}
+    read = {name: detections[name] for name in folded.models if name in detections}
     if read and layout.name not in {found.layout.name for found in read.values()}:
         layout = _common_layout(read)
         folded = fold(recipe, layout)
     sources, detections = fitted(recipe, layout, sources, detections)
+    used = folded.adapters
+    sources = sources | adapted(given, used, layout)
     planner = _Planner(layout, folded, sources, detections, recipe.save.dtype)
     return planner.plan()
 
@@ -143,7 +151,13 @@ class _Planner:
         self.graphs: dict[int, Graph] = {}
         # Canonical key -> model -> key in its file.
         self.where: dict[str, dict[str, str]] = defaultdict(dict)
+        # The same for adapters, which only add to what models have.
+        self.added: dict[str, dict[str, str]] = defaultdict(dict)
         for name, source in self.sources.items():
+            if name in folded.adapters:
+                for key in source.tensors:
+                    self.added[key][name] = key
+                continue
             for key in source.tensors:
                 canonical = layout.canonical_key(key)
                 if key == canonical or name not in self.where[canonical]:
@@ -201,11 +215,25 @@ class _Planner:
         """Report models of another kind; their other differences would only repeat it."""
         found = False
         reference = next(
-            (name for name in self.sources if self.detections[name].layout is self.layout), ""
+            (
+                name
+                for name, found in self.detections.items()
+                if name in self.sources and found.layout is self.layout
+            ),
+            "",
         )
         for name, source in self.sources.items():
+            if name in self.fold.adapters:
+                continue
             detection = self.detections[name]
             if detection.layout.name == self.layout.name:
+                continue
+            if has_modules(source.tensors):
+                self.problems.append(
+                    Problem("adapter", "this is a LoRA or LyCORIS file, and no model", source.name,
+                            f"write lora({name}): the difference that it adds")
+                )  # fmt: skip
+                found = True
                 continue
             shapes = {key: info.shape for key, info in source.tensors.items()}
             fit = self.layout.fit(shapes)
@@ -263,12 +291,13 @@ class _Planner:
         if cell not in self.fold.rows:
             return None
         holders = self.where[key]
+        added = self.added.get(key, {})
         expendable = cell.component in _EXPENDABLE or (spec is not None and spec.optional)
         if spec is not None and spec.role == "counter":
             return self._counter(key, cell, spec, holders)
         constant = spec is not None and spec.role in ("buffer", "marker")
         try:
-            row = self.fold.coefficients(cell, frozenset(holders))
+            row = self.fold.coefficients(cell, frozenset(holders) | added.keys())
         except MissingModelError as error:
             if spec is not None and constant:
                 return self._constant(key, cell, spec.role, self._readers(cell), holders)
@@ -284,14 +313,17 @@ class _Planner:
         names = list(dict.fromkeys(models_in(row)))
         if spec is not None and constant:
             return self._constant(key, cell, spec.role, names, holders)
+        holders = {**holders, **added}
         infos = {name: self.sources[name].tensors[holders[name]] for name in names}
-        shape = self._shape(key, spec, infos)
-        if shape is None:
+        models = {name: info for name, info in infos.items() if name not in added} or infos
+        shape = self._shape(key, spec, models)
+        if shape is None or not self._adds_up(key, shape, infos):
             return None
         if not all(info.dtype.is_float for info in infos.values()):
             return self._constant(key, cell, "integer", names, holders)
+        # Differences are doubles by nature, and say nothing of the type that models have.
         out = self.dtypes.get(cell.component) or _common_dtype(
-            info.dtype for info in infos.values()
+            info.dtype for info in models.values()
         )
         graph = self._graph(row)
         terms = tuple(
@@ -306,7 +338,7 @@ class _Planner:
 
     def _readers(self, cell: Cell) -> list[str]:
         """The models that a cell reads, in the pool's order."""
-        reads = self.fold.reads(cell)
+        reads = self.fold.reads(cell) - self.fold.adapters
         return [name for name in self.fold.models if name in reads]
 
     def _graph(self, row: Row) -> Graph | None:
@@ -349,6 +381,17 @@ class _Planner:
                     )
                 )
         return None
+
+    def _adds_up(self, key: str, shape: tuple[int, ...], infos: Mapping[str, TensorInfo]) -> bool:
+        """Report adapters that change another number of elements than there are."""
+        n_elements = TensorInfo(key, DTYPES["F64"], shape).n_elements
+        wrong = [name for name, info in infos.items() if info.n_elements != n_elements]
+        self.problems += (
+            Problem("shape", f"the models have {list(shape)} here, but the adapter changes "
+                    f"{list(infos[name].shape)}", f"{self.sources[name].name}: {key}")
+            for name in wrong
+        )  # fmt: skip
+        return not wrong
 
     def _counter(
         self, key: str, cell: Cell, spec: KeySpec, holders: Mapping[str, str]

@@ -39,7 +39,7 @@ from stockpot.engine.plan import Plan
 from stockpot.engine.planning import make_plan
 from stockpot.engine.retelling import Discarded, PlannedSource, Retold
 from stockpot.engine.running import ProgressCallback
-from stockpot.engine.shelf import Book, Shelf, open_book
+from stockpot.engine.shelf import Book, Shelf
 from stockpot.engine.stopping import heeding
 from stockpot.engine.tensor_tables import TENSORS_KEY
 from stockpot.errors import (
@@ -265,7 +265,7 @@ class _Workshop:
         self._all, self._held = settings, 0
         self._stack = stack
         self._folder: Path | None = None
-        self._opened: dict[Path, Source] = {}
+        self._opened: dict[tuple[Path, bool], Source] = {}
         self._made: dict[str, Source] = {}
         self._viewed: dict[str, list[str]] = {}
         self._readers = Counter(
@@ -286,9 +286,10 @@ class _Workshop:
             if book is None:
                 source = self._made[str(record.made)]
             else:
-                if book.path not in self._opened:
-                    self._opened[book.path] = self._stack.enter_context(open_book(book.path))
-                source = self._opened[book.path]
+                place = book.path, book.adapter
+                if place not in self._opened:
+                    self._opened[place] = self._stack.enter_context(book.open())
+                source = self._opened[place]
             step = history.earlier.get(record.made or "")
             # Only what the last step is told ends in a file.
             told = history.of(step) if step and key == _LAST else step and History(step, {})
@@ -397,6 +398,8 @@ def _missing(name: str, record: InputRecord, shelf: Shelf) -> Problem:
     hashes = ", ".join(f"{part} {value}" for part, value in record.components.items())
     others = ", ".join(str(path) for path in shelf.named(name))
     but = f"; {others} has its name and holds something else" if others else ""
+    if shelf.notes:
+        but += f"; {len(shelf.notes)} files there cannot be read, such as {shelf.notes[0].message}"
     return Problem(
         "missing-model",
         f"no file in {shelf.folder} holds it (content hashes: {hashes}){but}",

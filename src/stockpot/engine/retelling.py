@@ -8,7 +8,7 @@ from typing import final
 from stockpot.checkpoints import Sink, Source, TensorInfo
 from stockpot.engine.plan import Plan
 
-__all__ = ["Discarded", "PlannedSource", "Retold"]
+__all__ = ["Discarded", "PlannedSource", "Retold", "original"]
 
 
 @final
@@ -35,6 +35,17 @@ class Retold(Source):
 
     def close(self) -> None:
         """Nothing of its own is held."""
+
+
+def original(source: Source) -> Source:
+    """The checkpoint itself, whatever is told of it.
+
+    Args:
+        source: Any source.
+    """
+    while isinstance(source, Retold):
+        source = source.told_by
+    return source
 
 
 @final
@@ -84,8 +95,7 @@ class PlannedSource(Source):
 
     def _point(self, key: str, source: Source, name: str) -> None:
         """Point to where the bytes really are, so that a long chain is read in one hop."""
-        while isinstance(source, Retold):
-            source = source.told_by
+        source = original(source)
         if not isinstance(source, PlannedSource):
             self._where[key] = source, name
         elif name in source._made:

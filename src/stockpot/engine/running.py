@@ -12,21 +12,23 @@ import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn, Protocol
 
 import numpy as np
 from blake3 import blake3
 
-from stockpot.checkpoints import Sink, Source
+from stockpot.checkpoints import Sink, Source, hash_tensors
 from stockpot.engine.budget import Chunking
 from stockpot.engine.computing import Computation
+from stockpot.engine.matching import Matcher, Orders
 from stockpot.engine.notes import note_of
 from stockpot.engine.plan import Plan, TensorPlan
 from stockpot.engine.stopping import Halt, Stop
 from stockpot.errors import CheckpointError
 from stockpot.methods import (
     HAS_COMPILED_KERNEL,
+    Doubles,
     Row,
     RowFacts,
     combine,
@@ -163,9 +165,10 @@ def run_plan(
         items.sort(key=lambda item: -item[1].read_bytes * item[1].n_passes)
     queue = iter(items)
     guard = threading.Lock()
+    matcher = Matcher(plan)
 
     def work() -> None:
-        worker = _Worker(plan, sink, chunking, hashes, allow_nonfinite, compiled, meter)
+        worker = _Worker(plan, sink, chunking, hashes, allow_nonfinite, compiled, meter, matcher)
         while not halt.asked:
             with guard:
                 item = next(queue, None)
@@ -208,7 +211,9 @@ class _Worker:
         allow_nonfinite: bool,
         compiled: bool,
         meter: Meter,
+        matcher: Matcher,
     ) -> None:
+        self._matcher = matcher
         self._plan, self._sink, self._chunk = plan, sink, chunking.chunk_elements
         self._panel = chunking.panel_elements
         self._hashes, self._compiled, self._meter = hashes, compiled, meter
@@ -289,6 +294,7 @@ class _Worker:
             plan.graph, self._plan.layout.canonical_key(key), plan.info.shape,
             tuple(term.dtype for term in plan.terms), read, compiled=self._compiled,
             allow_nonfinite=self._allow_nonfinite, complain=complain,
+            orders=lambda i: self._orders(key, plan, i),
         )  # fmt: skip
         if plan.graph.needs_identities or self._hashes:
             hashers = [self._hasher() for _ in plan.terms]
@@ -315,6 +321,42 @@ class _Worker:
         if self._hashes:
             self.inputs = {(term.model, term.key): hashes[i] for i, term in enumerate(plan.terms)}
         return True
+
+    def _orders(self, key: str, plan: TensorPlan, apply: int) -> Orders:
+        assert plan.graph is not None
+        return self._matcher.orders(key, plan.graph, apply, self._whole_row)
+
+    def _whole_row(self, key: str, plan: TensorPlan, node: int) -> Doubles:
+        """One row of a tensor's graph, for the matching of units."""
+        assert plan.graph is not None
+        readers = [self._plan.sources[term.model] for term in plan.terms]
+        hashes = {}
+        if plan.graph.needs_identities:
+            for i, term in enumerate(plan.terms):
+                hashes[i] = hash_tensors(readers[i], [term.key])[term.key]
+
+        def read(i: int, start: int, end: int) -> memoryview:
+            term = plan.terms[i]
+            data = memoryview(bytearray((end - start) * term.dtype.itemsize))
+            readers[i].read_into(term.key, start, end, data)
+            return data
+
+        def complain(i: int, start: int, row: Row) -> NoReturn:
+            self._refuse_nonfinite(
+                replace(plan, terms=plan.terms[i : i + 1]), [row], readers[i : i + 1], start
+            )
+            raise AssertionError("the kernel found a value that is not finite")
+
+        row = Computation(
+            plan.graph, key, plan.info.shape, tuple(term.dtype for term in plan.terms), read,
+            compiled=self._compiled, allow_nonfinite=self._allow_nonfinite, complain=complain,
+            root=node, orders=lambda i: self._orders(key, plan, i),
+        )  # fmt: skip
+        row.prepare(self._panel, hashes)
+        result = np.empty(plan.info.n_elements)
+        for start, end in _cuts(plan.info.n_elements, self._panel):
+            result[start:end] = row.row(start, end)
+        return result
 
     def _check(self, key: str, plan: TensorPlan, facts: RowFacts) -> None:
         if (facts.nonfinite_input or facts.overflow) and not self._allow_nonfinite:

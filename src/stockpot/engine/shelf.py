@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
+from stockpot.adapters import AdapterSource, has_modules, layout_of_adapter
 from stockpot.checkpoints import (
     Source,
     TensorInfo,
@@ -25,7 +26,7 @@ from stockpot.engine.running import Meter, ProgressCallback
 from stockpot.errors import CheckpointError, Problem
 from stockpot.layouts import Layout, as_checkpoint, detect
 
-__all__ = ["Book", "Shelf", "as_seen", "open_book"]
+__all__ = ["Book", "Shelf", "as_seen"]
 
 _INDEX = ".safetensors.index.json"
 _SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -40,14 +41,26 @@ class Book:
         path: The file or folder.
         tensors: What its header says, under a checkpoint's names.
         claims: Content hash that its own metadata claim for it; None where they claim none.
+        adapter: Whether it is a LoRA, seen as the differences that it adds.
     """
 
     path: Path
     tensors: Mapping[str, TensorInfo]
     claims: str | None
+    adapter: bool = False
     _digests: dict[str, str] = field(default_factory=dict, repr=False)
     _cells: dict[str, dict[str, list[str]]] = field(default_factory=dict, repr=False)
     _layout: Layout | None = field(default=None, repr=False)
+
+    def open(self) -> Source:
+        """Open the file as recipes see it.
+
+        Raises:
+            CheckpointError: It cannot be read any more.
+        """
+        source = open_checkpoint(self.path)
+        layout = layout_of_adapter(source) if self.adapter else None
+        return AdapterSource(source, layout) if layout is not None else as_seen(source)
 
     def looks_like(self, record: InputRecord, layout: Layout) -> bool:
         """Whether header and record allow that this is what was read; nothing is read.
@@ -117,7 +130,7 @@ class Book:
     def _hash(self, keys: list[str], layout: Layout, progress: Callable[[int], None]) -> str:
         unknown = [key for key in keys if key not in self._digests]
         if unknown:
-            with open_book(self.path) as source:
+            with self.open() as source:
                 self._digests |= hash_tensors(source, unknown, progress)
         infos = {key: self.tensors[key] for key in keys}
         return content_hash(infos, self._digests, layout.relative_key)
@@ -182,8 +195,11 @@ class Shelf:
             if without is not None and path.is_file() and path.samefile(without):
                 continue
             try:
-                with open_book(path) as source:
-                    self.books.append(Book(path, dict(source.tensors), _claim(source)))
+                with open_checkpoint(path) as source:
+                    if has_modules(source.tensors):
+                        self.books += _adapter_books(path, source)
+                    seen = as_seen(source)
+                    self.books.append(Book(path, dict(seen.tensors), _claim(seen)))
             except CheckpointError as error:
                 self.notes.append(Problem("unreadable", str(error)))
         n_bytes = sum(info.n_bytes for book in self.books for info in book.tensors.values())
@@ -229,15 +245,6 @@ class Shelf:
         return [book.path for book in self.books if _is_called(book.path, name)]
 
 
-def open_book(path: Path) -> Source:
-    """Open a checkpoint as recipes see it.
-
-    Args:
-        path: Of a book.
-    """
-    return as_seen(open_checkpoint(path))
-
-
 def as_seen(source: Source) -> Source:
     """See a checkpoint under the names that plans, and so records, go by.
 
@@ -245,6 +252,17 @@ def as_seen(source: Source) -> Source:
         source: As it was opened.
     """
     return as_checkpoint(source)
+
+
+def _adapter_books(path: Path, source: Source) -> list[Book]:
+    """An adapter as `lora(…)` sees it; none where it is of a kind that no recipe reads."""
+    try:
+        layout = layout_of_adapter(source)
+    except CheckpointError:
+        return []
+    if layout is None:
+        return []
+    return [Book(path, dict(AdapterSource(source, layout).tensors), None, adapter=True)]
 
 
 def _is_called(path: Path, name: str) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from stockpot.adapters import ENDINGS
 from stockpot.layouts import LAYOUTS, Shape
 
 __all__ = ["Adapter", "architecture_of_width", "claimed_architecture", "find_adapter"]
@@ -52,7 +53,7 @@ _ENDINGS = (
     ("_lora.down.weight", "lora", "LoRA"),
     (".diff", "lycoris", "LyCORIS (full difference)"),
 )
-_DOWN = (".lora_down.weight", ".lora_A.weight", ".lora.down.weight", "_lora.down.weight")
+_DOWN = tuple(ending for ending, factor in ENDINGS.items() if factor == "down")
 # Tensors whose second axis is the width of what a layer reads.
 _READERS = (*_DOWN, ".hada_w1_b", ".diff")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from stockpot.checkpoints import (
     SafetensorsFile,
     Source,
+    Stamps,
     TensorInfo,
     content_hash,
     file_hashes,
@@ -118,6 +119,8 @@ def inspect_checkpoint(
     # A checkpoint of several files has no hash that other tools would know.
     if wanted.file and len(source.files) == 1:
         found = replace(found, file_hashes=file_hashes(source.files[0]))
+        # It was opened by its name again.
+        Stamps([source]).check(by_name=True)
     return found
 
 

@@ -26,6 +26,7 @@ from stockpot.layouts._layout import Fit, Layout
 from stockpot.layouts.architectures import LAYOUTS
 from stockpot.layouts.detection import Detection, detect
 from stockpot.layouts.diffusers_folder import SCHEDULER_FILE, diffusers_files, diffusers_places
+from stockpot.layouts.diffusers_names import Alias, diffusers_names
 from stockpot.layouts.profiles import (
     PROFILES,
     Profile,
@@ -35,6 +36,7 @@ from stockpot.layouts.profiles import (
     supermerger_26_to_20,
 )
 from stockpot.layouts.registry import get_layout, known_layouts
+from stockpot.layouts.symmetries import Symmetry, Units, UnitsOf, symmetries_of
 from stockpot.layouts.text import ClipText, OpenClipText
 from stockpot.layouts.unet import UNet
 from stockpot.layouts.vae import Vae
@@ -44,6 +46,7 @@ __all__ = [
     "LAYOUTS",
     "PROFILES",
     "SCHEDULER_FILE",
+    "Alias",
     "Cell",
     "ClipText",
     "Component",
@@ -56,12 +59,16 @@ __all__ = [
     "Profile",
     "Row",
     "Shape",
+    "Symmetry",
     "as_checkpoint",
     "UNet",
+    "Units",
+    "UnitsOf",
     "Vae",
     "counter_values",
     "detect",
     "diffusers_files",
+    "diffusers_names",
     "diffusers_places",
     "get_layout",
     "get_profile",
@@ -73,5 +80,6 @@ __all__ = [
     "restricted",
     "spread",
     "supermerger_26_to_20",
+    "symmetries_of",
     "weight_and_bias",
 ]

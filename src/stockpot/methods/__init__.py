@@ -22,6 +22,7 @@ from stockpot.methods.gram import (
     widen,
 )
 from stockpot.methods.linear import HAS_COMPILED_KERNEL, Row, RowFacts, combine, narrow
+from stockpot.methods.matching import best_order, order_blocks
 from stockpot.methods.table import METHODS, get_method
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "RowFacts",
     "Task",
     "Work",
+    "best_order",
     "by_element",
     "by_gram",
     "by_tensor",
@@ -47,6 +49,7 @@ __all__ = [
     "is_finite",
     "narrow",
     "one_blas_thread",
+    "order_blocks",
     "sum_grams",
     "weighted_rows",
     "widen",

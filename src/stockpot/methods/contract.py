@@ -49,6 +49,8 @@ class Task:
         identities: Says of each input what it is; equal for equal contents. Empty unless the
             method asks for them.
         compiled: Whether C may be used where it was built; the bits are the same.
+        orders: For a method that matches units: axes, and where in the last input each of their
+            elements comes from.
     """
 
     key: str
@@ -57,6 +59,7 @@ class Task:
     parameters: Parameters
     identities: tuple[bytes, ...] = ()
     compiled: bool = True
+    orders: tuple[tuple[int, npt.NDArray[np.int64]], ...] = ()
 
     @property
     def n_elements(self) -> int:
@@ -165,6 +168,7 @@ class Method:
             parameters.
         memory: The same for people.
         needs_identities: Whether it asks for its inputs' identities.
+        matches: Whether it asks for the order in which units of its last input match the first's.
         effort: Seconds of a core for a tensor of a shape, besides its passes; a rough guess.
         feeds: Whether it walks over feeds, so that no panel is made of them.
         passes_on: Whether its results can be a feed; then they are not made for one that walks
@@ -180,6 +184,7 @@ class Method:
     held: Callable[[int, tuple[int, ...], Parameters], int] = _nothing
     memory: str = "a panel"
     needs_identities: bool = False
+    matches: bool = False
     effort: Callable[[tuple[int, ...]], float] = lambda shape: 0.0
     feeds: bool = False
     passes_on: bool = False

@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 
 from stockpot.errors import UnknownNameError
-from stockpot.methods import columns, elements, masks, spans, spectral, trimming
+from stockpot.methods import columns, elements, masks, matching, spans, spectral, trimming
 from stockpot.methods.contract import Method, Task, Work, by_element, by_gram, by_tensor
 from stockpot.methods.magnitudes import counts_bytes
 from stockpot.recipes import FUNCTIONS, PLUGINS
@@ -66,6 +66,9 @@ _ROWS: Iterable[Method] = (
            scratch=lambda n: 4, held=lambda n, shape, _: 64 * (1 << 18) + 32 * _width(shape),
            memory="a panel, and four doubles for each column"),
     Method(FUNCTIONS["tensor_swap"], columns.TensorSwap, scratch=lambda n: 4),
+    Method(FUNCTIONS["rebasin"], matching.Permuted, passes=1, scratch=lambda n: 0, matches=True,
+           held=lambda n, shape, _: matching.held_by_matching(shape),
+           memory="four whole tensors, and a matrix of a layer's units by units"),
 )  # fmt: skip
 
 

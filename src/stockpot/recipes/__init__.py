@@ -44,7 +44,7 @@ from .naming import name_files, name_of_file
 from .pictures import draw_graph, draw_shares
 from .printing import print_expression
 from .reading import parse_recipe, read_recipe
-from .renaming import functions_in, models_below, names_in
+from .renaming import adapters_in, functions_in, models_below, names_in
 from .signatures import Function, Parameter
 
 __all__ = [
@@ -77,6 +77,7 @@ __all__ = [
     "Save",
     "TableRow",
     "Text",
+    "adapters_in",
     "add_difference",
     "atoms_below",
     "blocks",

@@ -259,6 +259,16 @@ def _amplify(call: _Call) -> Value:
     return call.program.mix((rest, call.named["a"]), (t, call.named["b"]))
 
 
+def _basin_sum(call: _Call) -> Value:
+    t = call.numbers["t"]
+    work = call.program.arithmetic
+    rest = work.add(_ONE, work.multiply(Fraction(-1), t))
+    a, b = call.named["a"], call.named["b"]
+    (moved,) = call.run("rebasin", [a, b])
+    shares = (t, a), (work.multiply(t, rest), b), (work.multiply(rest, rest), moved)
+    return call.program.mix(*shares)
+
+
 def _trimmed(call: _Call, deltas: list[Mixture]) -> list[Mixture]:
     if call.numbers["keep"] == 1 and call.numbers.get("cut", 0) == 0:
         return deltas
@@ -321,6 +331,7 @@ def _smooth_add(call: _Call) -> Value:
 _EXPANSIONS: Mapping[str, Callable[[_Call], Value]] = MappingProxyType(
     {
         "amplify": _amplify,
+        "basin_sum": _basin_sum,
         "task_arithmetic": _task_arithmetic,
         "ties": _ties,
         "ties_soup": _ties,

@@ -15,11 +15,12 @@ from stockpot.layouts import Layout
 
 from .calls import call_rule
 from .expressions import Call, Expr, Items, Name, Number, Text
+from .flowing import leaves_of
 from .functions import FUNCTIONS, OPERATORS, find_function
 from .globs import matches
 from .rules import LINEAR, Program, RuleError, components_rule, describe, operator_rule
 from .signatures import Function
-from .values import Amount, Listing, Mixture, Names, Value, Word
+from .values import Amount, Leaf, Listing, Mixture, Names, Value, Word
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -33,12 +34,14 @@ class Evaluation:
         roots: For each key of `mix`, its last step; keys with a problem are absent.
         problems: All that is wrong, in the order of the recipe.
         used_lets: Names of `let` that something reads.
+        adapters: Names that stand in a `lora(…)`.
     """
 
     program: Program
     roots: Mapping[str, int]
     problems: tuple[Problem, ...]
     used_lets: frozenset[str]
+    adapters: frozenset[str] = frozenset()
 
 
 def evaluate(
@@ -99,9 +102,17 @@ class _Walk:
                     f"mix.{key}", "type",
                     f"a mix must be a model, but got {describe(value)}", remedy,
                 )  # fmt: skip
+        adapters, models = leaves_of(self.program, roots.values())
+        for name in sorted(adapters & models):
+            self.report(
+                f"pool.{name}", "type", f"{name!r} stands for a model and, in `lora({name})`, for "
+                "an adapter", f"write lora({name}) everywhere, and `pool - {name}` for the others",
+            )  # fmt: skip
+        named = {n for op in self.program.ops if isinstance(op, Leaf) and op.adapter
+                 for n in op.names}  # fmt: skip
         return Evaluation(
             self.program, roots, tuple(self.problems),
-            frozenset(self.used_lets),
+            frozenset(self.used_lets), frozenset(named),
         )  # fmt: skip
 
     def report(self, where: str, code: str, message: str, remedy: str = "") -> None:

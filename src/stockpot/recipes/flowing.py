@@ -8,7 +8,7 @@ models and at results of methods; what a method reads is a flow of its own.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
 
@@ -17,7 +17,7 @@ from .functions import find_function
 from .rules import Program
 from .values import Arithmetic, Fill, Invoke, Leaf, Linear, Output, Scalar, at, is_zero
 
-__all__ = ["Interned", "RowMaker", "choose", "reach"]
+__all__ = ["Interned", "RowMaker", "choose", "leaves_of", "reach"]
 
 _ONE = Fraction(1)
 # What the inputs of all methods of a recipe may cost together.
@@ -64,6 +64,7 @@ class RowMaker:
         interned: Rows and invocations made before.
         right: Fills that take their right side.
         work: Pays for the inputs of methods; by default a budget of its own.
+        without: Names that add nothing, such as adapters that lack a key.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class RowMaker:
         interned: Interned,
         right: Mapping[int, bool] = MappingProxyType({}),
         work: Arithmetic | None = None,
+        without: frozenset[str] = frozenset(),
     ) -> None:
         self._program, self._interned, self._right = program, interned, right
+        self._without = without
         self._work = work or Arithmetic(_BUDGET)
         self._flows: dict[int, _Flow] = {}
         self._needed: dict[int, list[int]] = {}
@@ -106,7 +109,8 @@ class RowMaker:
     def _made(self, flow: _Flow, cell: int, calls: Mapping[int, Invocation]) -> Row:
         items: dict[Atom, Fraction] = {}
         order = self._program.order
-        names = sorted((key for key in flow if isinstance(key, str)), key=order.__getitem__)
+        names = [key for key in flow if isinstance(key, str) and key not in self._without]
+        names.sort(key=order.__getitem__)
         for name in names:
             if value := at(flow[name], cell):
                 items[name] = value
@@ -179,6 +183,30 @@ class RowMaker:
                 for factor, source in op.terms:
                     pour(source, weight if factor == 1 else work.multiply(factor, weight))
         return result
+
+
+def leaves_of(program: Program, roots: Iterable[int]) -> tuple[set[str], set[str]]:
+    """Names that some steps need as adapters, and those that they need as models.
+
+    Args:
+        program: The steps.
+        roots: The last ones.
+    """
+    below = set(roots)
+    adapters, models = set[str](), set[str]()
+    for i in range(len(program.ops) - 1, -1, -1):
+        if i not in below:
+            continue
+        op = program.ops[i]
+        if isinstance(op, Leaf):
+            (adapters if op.adapter else models).update(op.names)
+        elif isinstance(op, Fill):
+            below |= {op.left, op.right}
+        elif isinstance(op, Linear):
+            below.update(source for _, source in op.terms)
+        else:
+            below.update(op.inputs if isinstance(op, Invoke) else (op.call,))
+    return adapters, models
 
 
 def reach(program: Program, root: int) -> set[str]:

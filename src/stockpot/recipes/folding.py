@@ -55,6 +55,7 @@ class Fold:
         rows: For each cell that the mix makes, the coefficients that are not zero, given that every
             model has the key. Results of methods have coefficients as models do.
         calls: The methods that the rows need, those that others read first.
+        adapters: Those of them that are adapters: differences, zero where they lack a key.
         warnings: What is allowed and yet looks like a slip.
     """
 
@@ -78,7 +79,8 @@ class Fold:
         for reached in self._reach.values():
             active |= reached
         self.models = tuple(name for name in self._program.pool if name in active)
-        self._makers: dict[frozenset[int], RowMaker] = {}
+        self.adapters = evaluation.adapters & active
+        self._makers: dict[tuple[frozenset[int], frozenset[str]], RowMaker] = {}
         self._memo: dict[tuple[int, int, frozenset[str]], Row] = {}
         self.warnings = tuple(_warnings(self, evaluation))
 
@@ -103,7 +105,8 @@ class Fold:
         Args:
             cell: A cell that the mix makes.
             present: Names of the models that have the key; None for all. A `|` takes its right
-                side where its left reads a model that is not among them.
+                side where its left reads a model that is not among them. An adapter that is not
+                among them adds nothing.
 
         Returns:
             The models to read and their shares, in the pool's order, without zeros.
@@ -131,14 +134,15 @@ class Fold:
             return self.rows[cell]
         memo = (root, self._index[cell], missing)
         if memo not in self._memo:
-            taken, lacking = choose(self._program, root, self._index[cell], missing)
+            idle = missing & self.adapters
+            taken, lacking = choose(self._program, root, self._index[cell], missing - idle)
             if lacking:
                 names = [name for name in self._program.pool if name in lacking]
                 raise MissingModelError(names, str(cell))
-            right = frozenset(i for i, side in taken.items() if side)
-            if right not in self._makers:
-                self._makers[right] = RowMaker(self._program, self._interned, taken)
-            self._memo[memo] = self._makers[right].row(root, self._index[cell])
+            kind = (frozenset(i for i, side in taken.items() if side), idle)
+            if kind not in self._makers:
+                self._makers[kind] = RowMaker(self._program, self._interned, taken, without=idle)
+            self._memo[memo] = self._makers[kind].row(root, self._index[cell])
         return self._memo[memo]
 
     def same(self, other: Fold) -> bool:
@@ -272,7 +276,11 @@ def _warnings(fold: Fold, evaluation: Evaluation) -> list[Problem]:
     found = []
     totals: Counter[Fraction] = Counter()
     for row in fold.table():
-        total = sum((v for atom, v in row.coefficients.items() if not _is_delta(atom)), Fraction(0))
+        shares = row.coefficients.items()
+        total = sum(
+            (v for atom, v in shares if not _is_delta(atom) and atom not in fold.adapters),
+            Fraction(0),
+        )
         totals[total] += 1
         if total != 1 and totals[total] == 1:
             # Number text may be long where it is odd; people need its size.

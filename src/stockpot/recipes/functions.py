@@ -69,6 +69,7 @@ _PAPER_DARE = "arXiv 2311.03099"
 _PAPER_DELLA = "arXiv 2406.11617"
 _PAPER_MEDIAN = "arXiv 1912.13445"
 _PAPER_ISO = "arXiv 2502.04959"
+_PAPER_REBASIN = "arXiv 2209.04836"
 _AUTHOR = "the author of AstolfoMix"
 _SUPERMERGER = "supermerger"
 
@@ -117,6 +118,11 @@ _RULES: Iterable[Function] = (
         "a number for each component, 0 for those not named",
         gives="number",
         named=True,
+    ),
+    Function(
+        "lora", ("adapter",), "the difference that a LoRA or LyCORIS file adds to a model",
+        formula="α/r · up·down; locon, loha, lokr and full differences alike",
+        source="arXiv 2106.09685, 2309.14859",
     ),
     Function(
         "glob",
@@ -206,6 +212,9 @@ _METHODS: Iterable[Function] = (
             summary="supermerger's tensor swap",
             formula="b in the rows ⌊low·d⌋ … ⌊high·d⌋ of the first axis, else a",
             source=_SUPERMERGER),
+    _method("rebasin", "a", "b", summary="b with its units permuted to match a",
+            formula="argmax over permutations P that leave b's function of ⟨a, P b⟩",
+            source=f"Git Re-Basin, {_PAPER_REBASIN}"),
     _method("top_k_sum", "a", "b", "t", options=(
             Parameter("t", "fraction of b's elements that replace a's"),),
             summary="the largest elements of b over a",
@@ -217,6 +226,10 @@ _COMPOSED: Iterable[Function] = (
     _method("amplify", "a", "b", "t", kind="composed",
             options=(Parameter("t", "1 is b, above goes beyond", Fraction(2), None, None),),
             summary="beyond b, on the line from a", formula="a + t(b - a)", source=_AUTHOR),
+    _method("basin_sum", "a", "b", "t", kind="composed",
+            options=(Parameter("t", "1 is a", Fraction(1, 2), None, None),),
+            summary="interpolation of a, b and the re-based b",
+            formula="t(ta + (1-t)b) + (1-t)(ta + (1-t)·rebasin(a, b))", source=_AUTHOR),
     _method("task_arithmetic", "base", "*models", kind="composed", options=(_SCALE,),
             summary="base plus scaled sum of differences", formula="θ₀ + λ Σ τᵢ",
             source="arXiv 2212.04089"),
@@ -273,9 +286,6 @@ _KEPT: Iterable[Function] = (
         "search", ("low", "high", "step"), "a hole that `tune` fills", linear=False, gives="number",
         kind="kept",
     ),
-    _kept("rebasin", "a", "b", summary="b with its units permuted to match a"),
-    _kept("basin_sum", "a", "b", "t", summary="interpolation over a re-based model"),
-    _kept("lora", "a", "adapter", "scale", summary="a LoRA or LyCORIS file baked in"),
     _kept("pick_component", "a", "component", summary="the keys of one component", text=(1,)),
     _kept(
         "foreign",

@@ -8,7 +8,7 @@ from .document import Recipe
 from .expressions import Call, Expr, Items, Name, Text
 from .globs import matches
 
-__all__ = ["functions_in", "models_below", "names_in", "renamed", "walk"]
+__all__ = ["adapters_in", "functions_in", "models_below", "names_in", "renamed", "walk"]
 
 
 def walk(root: Expr) -> list[Expr]:
@@ -109,6 +109,25 @@ def models_below(recipe: Recipe, key: str | None = None) -> set[str]:
             found.add(name)
             stack.extend(_read_by(recipe.let[name], recipe) if name in recipe.let else ())
     return set(recipe.pool) if "pool" in found else found & recipe.pool.keys()
+
+
+def adapters_in(recipe: Recipe) -> frozenset[str]:
+    """Collect the entries of the pool that stand in a `lora(…)`.
+
+    Args:
+        recipe: Any recipe.
+
+    Example:
+        >>> from stockpot.recipes import make_recipe
+        >>> pool = {"a": "a.safetensors", "ink": "ink.safetensors"}
+        >>> sorted(adapters_in(make_recipe("a + 0.8*lora(ink)", pool)))
+        ['ink']
+    """
+    from .evaluating import evaluate
+
+    if not any(name == "lora" for name in functions_in(recipe)):
+        return frozenset()
+    return evaluate(recipe.pool, recipe.let, recipe.mix).adapters
 
 
 def _read_by(root: Expr, recipe: Recipe) -> list[str]:

@@ -87,6 +87,10 @@ class Program:
         """The model of one pool entry."""
         return Mixture(self.step(Leaf((name,))), _ONE, name)
 
+    def adapter(self, name: str) -> Mixture:
+        """The difference that a pool entry adds, which is an adapter."""
+        return Mixture(self.step(Leaf((name,), adapter=True)), Fraction(0))
+
     def mix(self, *terms: tuple[Scalar, Mixture]) -> Mixture:
         """Sum of scaled models."""
         total: Scalar = Fraction(0)
@@ -345,6 +349,16 @@ def _glob(program: Program, args: Sequence[Value]) -> Value:
     return Names(names)
 
 
+def _lora(program: Program, args: Sequence[Value]) -> Value:
+    names = program.names(args[0])
+    if names is None:
+        raise RuleError(f"`lora` takes an entry of the pool, or a set, but got {describe(args[0])}",
+                        "give the LoRA file a name in the pool: lora(name)")  # fmt: skip
+    program.arithmetic.spend(len(names))
+    deltas = tuple(program.adapter(name) for name in names)
+    return Listing(deltas) if isinstance(args[0], Names | Listing) else deltas[0]
+
+
 def components_rule(program: Program, options: Mapping[str, Value]) -> Value:
     """Make block weights from a number for each component; the particular name wins.
 
@@ -389,5 +403,6 @@ LINEAR: Mapping[str, Callable[[Program, Sequence[Value]], Value]] = MappingProxy
         "linear": _linear,
         "blocks": _blocks,
         "glob": _glob,
+        "lora": _lora,
     }
 )

@@ -72,9 +72,15 @@ Value: TypeAlias = Amount | Mixture | Names | Listing | Word
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A step that sums pool entries as they are."""
+    """A step that sums pool entries as they are.
+
+    Attributes:
+        names: The entries.
+        adapter: Whether they are adapters, whose differences are meant.
+    """
 
     names: tuple[str, ...]
+    adapter: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from stockpot.checkpoints import write_whole
 from stockpot.errors import MissingExtraError, OutputExistsError
 
 __all__ = ["data_url", "png_size", "template", "write_text"]
@@ -59,9 +60,7 @@ def write_text(path: str | os.PathLike[str], text: str, *, overwrite: bool = Fal
     path = Path(path)
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path}: the file is there already; allow overwriting it")
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, text.encode())
     return path
 
 

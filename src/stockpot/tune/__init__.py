@@ -3,7 +3,9 @@
 Importing this package loads neither torch nor diffusers nor optuna.
 """
 
+from stockpot.tune.baselines import UNIFORM, make_baselines, nearness_to_uniform, sums_of_models
 from stockpot.tune.claims import Claims, Worker
+from stockpot.tune.effects import Effect, estimate_effects
 from stockpot.tune.exam import Exam, Task
 from stockpot.tune.examining import (
     CallableExaminer,
@@ -14,11 +16,22 @@ from stockpot.tune.examining import (
     score_together,
 )
 from stockpot.tune.guarding import GUARDED, Drift, guard
-from stockpot.tune.holes import Hole, fill_holes, find_holes
+from stockpot.tune.holes import Hole, fill_holes, find_holes, read_values
+from stockpot.tune.importing import ImportedRows, import_rows
 from stockpot.tune.opening import open_examiner
 from stockpot.tune.optimisers import OPTIMISERS, Optimiser, make_sampler
 from stockpot.tune.proposing import Proposal, is_worse, propose
 from stockpot.tune.reading import WILDCARD_TYPES, read_exam
+from stockpot.tune.results import (
+    Result,
+    Standing,
+    best_trials,
+    evidence,
+    hold_out,
+    judge,
+    pareto_front,
+    result_json,
+)
 from stockpot.tune.searching import Candidate, Search, candidate_key, run_search
 from stockpot.tune.settings import NEAR, Baseline, Limits, SearchSettings
 from stockpot.tune.spaces import SPACES, Dial, Space, make_space
@@ -33,6 +46,7 @@ __all__ = [
     "OPTIMISERS",
     "SPACES",
     "TALLIES",
+    "UNIFORM",
     "WILDCARD_TYPES",
     "Baseline",
     "Book",
@@ -41,39 +55,55 @@ __all__ = [
     "Claims",
     "Dial",
     "Drift",
+    "Effect",
     "Exam",
     "Examiner",
     "Hole",
+    "ImportedRows",
     "KeptMark",
     "Limits",
     "LiveExaminer",
     "Mark",
     "Optimiser",
     "Proposal",
+    "Result",
     "Search",
     "SearchSettings",
     "Space",
+    "Standing",
     "StudyStore",
     "Task",
     "Verdict",
     "Worker",
+    "best_trials",
     "bootstrap_mean",
     "candidate_key",
     "check_tally",
     "compare_marks",
+    "estimate_effects",
+    "evidence",
     "fill_holes",
     "find_holes",
     "guard",
+    "hold_out",
+    "import_rows",
     "is_worse",
+    "judge",
+    "make_baselines",
     "make_sampler",
     "make_space",
+    "nearness_to_uniform",
     "open_examiner",
     "open_store",
+    "pareto_front",
     "picture_facts",
     "propose",
     "read_exam",
+    "read_values",
+    "result_json",
     "run_search",
     "score_together",
     "scores_of",
+    "sums_of_models",
     "tally",
 ]

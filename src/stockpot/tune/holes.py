@@ -20,7 +20,7 @@ from stockpot.errors import Problem, RecipeError, StockpotError, UnknownNameErro
 from stockpot.layouts import PROFILES
 from stockpot.recipes import Call, Expr, Function, Items, Name, Number, Recipe, Text, find_function
 
-__all__ = ["Hole", "fill_holes", "find_holes"]
+__all__ = ["Hole", "expression_at", "fill_holes", "find_holes", "read_values"]
 
 _MOST_HOLES = 10_000
 #: Without a step, a number is written with as many decimals as tell this many values apart.
@@ -179,6 +179,60 @@ def fill_holes(recipe: Recipe, values: Mapping[str, Fraction | Decimal | int | f
         for room in ("let", "mix")
     }
     return replace(recipe, let=parts["let"], mix=parts["mix"])
+
+
+def read_values(recipe: Recipe, filled: Recipe) -> dict[str, Fraction] | None:
+    """Find which numbers make another recipe of one with holes.
+
+    Args:
+        recipe: With holes.
+        filled: Any recipe.
+
+    Returns:
+        The numbers by the holes' names, such that `fill_holes` gives the other recipe's mix; None
+        where no numbers do.
+
+    Example:
+        >>> from stockpot.recipes import make_recipe
+        >>> pool = {"a": "a.ckpt", "b": "b.ckpt"}
+        >>> recipe = make_recipe("lerp(a, b, search(0, 1))", pool)
+        >>> read_values(recipe, make_recipe("lerp(a, b, 0.3)", pool))
+        {'t': Fraction(3, 10)}
+    """
+    values: dict[str, Fraction] = {}
+    for one in _find(recipe):
+        room, _, name = one.root.partition(".")
+        node = getattr(filled, room).get(name)
+        for index in one.path:
+            below = () if node is None else _children(node)
+            node = below[index] if index < len(below) else None
+        if not isinstance(node, Number):
+            return None
+        values[one.hole.name] = node.value
+    made = fill_holes(recipe, values)
+    return values if (made.let, made.mix) == (filled.let, filled.mix) else None
+
+
+def expression_at(recipe: Recipe, place: str) -> Expr:
+    """Find what stands at a place that a hole names.
+
+    Args:
+        recipe: The recipe that the holes were found in, or one with other numbers in them.
+        place: A `Hole.vector` or `Hole.sum`.
+
+    Example:
+        >>> from stockpot.recipes import make_recipe
+        >>> text = "a + linear([b - a, c - a], [search(0, 1), search(0, 1)])"
+        >>> recipe = make_recipe(text, {"a": "a.ckpt", "b": "b.ckpt", "c": "c.ckpt"})
+        >>> expression_at(recipe, find_holes(recipe)[0].sum)
+        <linear([b - a, c - a], [search(0, 1), search(0, 1)])>
+    """
+    root, _, path = place.rpartition(":")
+    room, _, name = root.partition(".")
+    node: Expr = getattr(recipe, room)[name]
+    for index in path.split(".") if path else ():
+        node = _children(node)[int(index)]
+    return node
 
 
 def _children(node: Expr) -> tuple[Expr, ...]:

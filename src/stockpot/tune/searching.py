@@ -285,9 +285,9 @@ class Search:
         return tuple(task for task in self.exam.tasks if task.name not in candidate.marks)
 
     def keep_mark(self, key: str, mark: Mark, task: Task) -> None:
-        """Store a mark, with its picture if that is wanted."""
+        """Store a mark, and its picture where it has one."""
         picture = None
-        if self.keep_pictures and mark.picture is not None:
+        if mark.picture is not None:
             from stockpot.draw import to_png
 
             picture = to_png(mark.picture, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, final
 
@@ -11,13 +12,14 @@ from stockpot.tune.claims import Claimed, Worker
 from stockpot.tune.storing import Book, KeptMark
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
+    from optuna.storages import BaseStorage, RDBStorage
     from sqlalchemy import Engine
 
 __all__ = ["TableBook", "open_tables"]
 
 #: How long a writer waits for another.
 BUSY_S = 120
+_ATTEMPTS = 8
 
 
 def open_tables(where: str) -> tuple[BaseStorage, Engine]:
@@ -30,7 +32,7 @@ def open_tables(where: str) -> tuple[BaseStorage, Engine]:
         StudyError: The database cannot be opened.
     """
     import sqlalchemy
-    from optuna.storages import RDBStorage
+    from optuna.storages import get_storage
 
     is_file = "://" not in where
     url: Any = sqlalchemy.URL.create("sqlite", database=where) if is_file else where
@@ -44,13 +46,29 @@ def open_tables(where: str) -> tuple[BaseStorage, Engine]:
         else:
             engine = _engine(url, options)
         address = url.render_as_string(hide_password=False) if is_file else where
-        storage = RDBStorage(address, engine_kwargs=options)
+        storage = _open_trials(address, options)
     except Exception as error:
         raise StudyError(f"{where}: the study cannot be opened: {error}") from error
     if is_file:
         sqlalchemy.event.listen(storage.engine, "connect", _tune_sqlite)
         storage.engine.dispose()
-    return storage, engine
+    # Trials that have ended are read once; optuna does the same for studies of its own.
+    return get_storage(storage), engine
+
+
+def _open_trials(address: str, options: dict[str, Any]) -> RDBStorage:
+    """Open optuna's storage; another worker may be making the same tables at this moment."""
+    import sqlalchemy
+    from optuna.storages import RDBStorage
+
+    for attempt in range(_ATTEMPTS):
+        try:
+            return RDBStorage(address, engine_kwargs=options)
+        except (sqlalchemy.exc.DBAPIError, RuntimeError):
+            if attempt == _ATTEMPTS - 1:
+                raise
+            time.sleep(0.1 + attempt / 10)
+    raise AssertionError
 
 
 def _engine(url: Any, options: dict[str, Any]) -> Engine:

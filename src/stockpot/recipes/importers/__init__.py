@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from ._base import Facts, Imported
 from .a1111 import import_a1111, import_metadata
-from .autombw import Search, best_row, import_autombw, import_autombw_table, recipe_order
+from .autombw import (
+    Search,
+    best_row,
+    import_autombw,
+    import_autombw_table,
+    recipe_order,
+    table_rows,
+)
 from .composing import compose, import_folder, model_key
 from .listing import import_listing
 from .mecha import import_mecha
@@ -34,4 +41,5 @@ __all__ = [
     "import_text",
     "model_key",
     "recipe_order",
+    "table_rows",
 ]

@@ -21,7 +21,7 @@ from ._base import Builder, Imported, short_name
 
 __all__ = [
     "Search", "best_row", "import_autombw", "import_autombw_table", "is_autombw",
-    "is_autombw_table", "recipe_order",
+    "is_autombw_table", "recipe_order", "table_rows",
 ]  # fmt: skip
 
 _FIELD = re.compile(r"(modelA|modelB|modelO)=(.*)")
@@ -140,6 +140,54 @@ def import_autombw(text: str, source: str = "<autombw>") -> Imported:
     return builder.finish({"model": mix}, output)
 
 
+def table_rows(text: str, source: str = "<table>") -> list[tuple[tuple[Fraction, ...], float]]:
+    """Read every evaluation of a search.
+
+    Args:
+        text: The table, with columns ``0`` … ``26`` and ``score``.
+        source: What to call it in messages.
+
+    Returns:
+        Weights in the table's order, and score, of each row that has a score.
+
+    Raises:
+        RecipeError: Columns are missing, or a cell is no number.
+
+    Example:
+        >>> head = ",".join(map(str, range(27))) + ",score"
+        >>> [(weights, score)] = table_rows(head + "\\n" + ",".join(["0.5"] * 27) + ",0.25")
+        >>> weights[0], score
+        (Fraction(1, 2), 0.25)
+    """
+    return [
+        (_weights(cells, f"{source}: row {number}"), score)
+        for number, (cells, score) in enumerate(_rows(text, source), start=1)
+        if score == score
+    ]
+
+
+def _rows(text: str, source: str) -> list[tuple[list[str], float]]:
+    columns = [str(i) for i in range(_N_WEIGHTS)]
+    if len(text.split("\n", 1)[0]) > _MAX_HEAD:
+        raise one_problem("too-large", f"the head of a table may have {_MAX_HEAD} characters",
+                          source)  # fmt: skip
+    found: list[tuple[list[str], float]] = []
+    try:
+        reader = csv.DictReader(text.splitlines())
+        lacking = [name for name in (*columns, "score") if name not in (reader.fieldnames or ())]
+        if lacking:
+            raise one_problem("missing-key", f"the table must have a column {lacking[0]!r}", source)
+        for row in reader:
+            if len(found) == _MAX_ROWS:
+                raise one_problem("too-large", f"a table may have {_MAX_ROWS} rows", source)
+            found.append(([row[name] or "" for name in columns], float(row["score"] or "nan")))
+    except (csv.Error, ValueError, TypeError) as error:
+        if isinstance(error, RecipeError):
+            raise
+        raise one_problem("number", f"the table cannot be read: {error}", source) from error
+    return found
+
+
 def best_row(text: str, source: str = "<table>") -> Search:
     """Find the best evaluation of a search.
 
@@ -158,33 +206,14 @@ def best_row(text: str, source: str = "<table>") -> Search:
         >>> best_row(head + "\\n" + ",".join(["0.5"] * 27) + ",0.25").score
         0.25
     """
-    columns = [str(i) for i in range(_N_WEIGHTS)]
-    best: tuple[float, list[str], int] | None = None
-    if len(text.split("\n", 1)[0]) > _MAX_HEAD:
-        raise one_problem("too-large", f"the head of a table may have {_MAX_HEAD} characters",
-                          source)  # fmt: skip
-    n_rows = n_best = 0
-    try:
-        reader = csv.DictReader(text.splitlines())
-        lacking = [name for name in (*columns, "score") if name not in (reader.fieldnames or ())]
-        if lacking:
-            raise one_problem("missing-key", f"the table must have a column {lacking[0]!r}", source)
-        for n_rows, row in enumerate(reader, start=1):
-            if n_rows > _MAX_ROWS:
-                raise one_problem("too-large", f"a table may have {_MAX_ROWS} rows", source)
-            score = float(row["score"] or "nan")
-            if best is None or score > best[0]:
-                best, n_best = (score, [row[name] or "" for name in columns], n_rows), 1
-            elif score == best[0]:
-                n_best += 1
-    except (csv.Error, ValueError, TypeError) as error:
-        if isinstance(error, RecipeError):
-            raise
-        raise one_problem("number", f"the table cannot be read: {error}", source) from error
-    if best is None or best[0] != best[0]:
+    rows = _rows(text, source)
+    scores = [score for _, score in rows if score == score]
+    if not scores:
         raise one_problem("empty", "the table has no row with a score", source)
-    weights = _weights(best[1], f"{source}: row {best[2]}")
-    return Search(weights, best[0], n_rows, n_best)
+    number = next(i for i, (_, score) in enumerate(rows) if score == max(scores))
+    cells, score = rows[number]
+    weights = _weights(cells, f"{source}: row {number + 1}")
+    return Search(weights, score, len(rows), scores.count(score))
 
 
 def import_autombw_table(text: str, source: str = "<table>") -> Imported:

@@ -1,0 +1,444 @@
+"""How a search is run from the command line: from options to a result."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from stockpot.cli.output import note
+from stockpot.cli.recipe_files import TUNED, find_layout, read_any, study_metadata, write_text
+from stockpot.errors import OutputExistsError, ScorerError, StudyError
+
+if TYPE_CHECKING:
+    from stockpot.layouts import Layout
+    from stockpot.recipes import Recipe
+    from stockpot.tune import (
+        Baseline,
+        Candidate,
+        Exam,
+        Examiner,
+        Hole,
+        Result,
+        Search,
+        Space,
+        StudyStore,
+    )
+
+__all__ = ["Wishes", "run_study", "space_of", "tuned_recipe"]
+
+#: Set for the further processes of one command: who started them.
+_PARENT = "STOCKPOT_TUNE_PARENT"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The options of `stockpot tune run`; see there."""
+
+    recipe_file: Path
+    payloads: list[Path]
+    score: list[str]
+    study: str
+    output: Path | None
+    merge: Path | None
+    space: str
+    group: list[str] | None
+    freeze: list[str] | None
+    refine: str | None
+    radius: float
+    optimiser: str
+    seed: int
+    trials: int
+    patience: int | None
+    hours: float | None
+    images: int | None
+    tally: str
+    stop: float
+    record: list[str] | None
+    near_uniform: bool
+    known: list[Path] | None
+    held_out: list[Path] | None
+    finalists: int
+    held_repeats: int
+    repeats: int
+    steps: int | None
+    size: str | None
+    hires: bool
+    pictures: bool
+    workers: int
+    batch: int
+    memory: str | None
+    threads: int
+    device: str
+    dtype: str
+    vae: Path | None
+    te: Path | None
+    tokenizer: Path | None
+    config: Path | None
+    files: Path | None
+    scales: Path | None
+    wildcards: Path | None
+    outside: bool
+    overwrite: bool
+    json_: bool
+
+
+def run_study(wishes: Wishes) -> None:
+    """Search, hold out, print, and write what was asked for.
+
+    Args:
+        wishes: The options.
+    """
+    from stockpot.tune import check_tally
+
+    check_tally(wishes.tally)
+    for output in (wishes.output, wishes.merge):
+        if output is not None and output.exists() and not wishes.overwrite:
+            raise OutputExistsError(f"{output} is there already; use another name, or --overwrite")
+    try:
+        _run(wishes)
+    except KeyboardInterrupt:
+        note(f"stopped; what was drawn is kept in {wishes.study}: the same command goes on")
+        raise typer.Exit(130) from None
+
+
+def _run(wishes: Wishes) -> None:
+    from stockpot.cli.tuning_view import print_result
+    from stockpot.tune import hold_out, judge, open_store, result_json
+
+    is_child = _PARENT in os.environ
+    recipe, layout = tuned_recipe(wishes.recipe_file, outside=wishes.outside)
+    exam, held = _exams(wishes)
+    with ExitStack() as stack:
+        if is_child:
+            _die_with_parent()
+        store = stack.enter_context(open_store(wishes.study))
+        examiner = stack.enter_context(_examiner(wishes, recipe))
+        stages = _stages(wishes, store, recipe, layout, exam, stack)
+        first = next(stages)
+        children = [] if is_child else stack.enter_context(_children(wishes.workers - 1))
+        done = [_search(first, examiner, is_child)]
+        for stage in stages:
+            done.append(_search(stage, examiner, is_child))
+        shown = None if is_child else _say_held_out
+        failures = hold_out(done, examiner, held, wishes.finalists, shown)
+        result = judge(done, held, wishes.finalists, failures)
+        if is_child:
+            return
+        for child in children:
+            child.wait()
+        store.book.put_note("result", json.dumps(result_json(result)))
+        _write(wishes, recipe, store, result)
+        print_result(store, result, wishes.json_)
+
+
+def _say_held_out(name: str) -> None:
+    note(f"held out: {name}")
+
+
+def tuned_recipe(path: Path, *, outside: bool = False) -> tuple[Recipe, Layout]:
+    """Read a recipe to tune, and find the architecture of its pool.
+
+    Args:
+        path: The recipe, of any format.
+        outside: Whether its paths may leave its folder.
+    """
+    imported = read_any(path)
+    recipe = imported.recipe.resolve_pool(path.parent, absolute=True, outside=outside)
+    layout = find_layout(replace(imported, recipe=recipe), path.parent, None, strict=False)
+    return recipe, layout
+
+
+def space_of(
+    holes: tuple[Hole, ...],
+    recipe: Recipe,
+    layout: Layout,
+    kind: str,
+    group: list[str] | None = None,
+    freeze: list[str] | None = None,
+) -> Space:
+    """Make the space that options describe.
+
+    Args:
+        holes: Of the recipe.
+        recipe: With holes.
+        layout: Of the pool.
+        kind: As for `stockpot.tune.make_space`.
+        group: Patterns of names with commas between.
+        freeze: Patterns of names, ``=``, a number.
+    """
+    from stockpot.tune import make_space, sums_of_models
+
+    fixed: dict[str, Fraction] = {}
+    for text in freeze or []:
+        pattern, equals, number = text.rpartition("=")
+        names = _matching(pattern, holes, text)
+        try:
+            value = Fraction(number)
+        except (ValueError, ZeroDivisionError):
+            raise typer.BadParameter(f"--freeze takes 'HOLES=NUMBER', but got {text!r}") from None
+        fixed |= dict.fromkeys(names, value)
+    groups = [
+        [name for pattern in text.split(",") for name in _matching(pattern, holes, text)]
+        for text in group or []
+    ]
+    return make_space(holes, kind, groups=groups, fixed=fixed,
+                      sums=sums_of_models(recipe, holes, layout))  # fmt: skip
+
+
+def _matching(pattern: str, holes: tuple[Hole, ...], text: str) -> list[str]:
+    names = [hole.name for hole in holes if fnmatchcase(hole.name, pattern.strip())]
+    if not names:
+        known = ", ".join(hole.name for hole in holes[:30])
+        raise typer.BadParameter(f"{text!r}: no hole is called {pattern!r}; there are {known}")
+    return names
+
+
+def _exams(wishes: Wishes) -> tuple[Exam, Exam]:
+    from stockpot.draw import read_wildcards
+    from stockpot.tune import read_exam
+
+    lists = {} if wishes.wildcards is None else read_wildcards(wishes.wildcards)
+
+    def read(paths: list[Path], repeats: int) -> Exam:
+        return read_exam(
+            paths, repeats=repeats, size=_size(wishes.size), steps=wishes.steps,
+            hires=wishes.hires, lists=lists,
+        )  # fmt: skip
+
+    exam = read(wishes.payloads, wishes.repeats)
+    for problem in dict.fromkeys(map(str, exam.notes)):
+        note(f"note: {problem}")
+    other = exam if wishes.held_out is None else read(wishes.held_out, 1)
+    return exam, other.held_out(wishes.seed, repeats=wishes.held_repeats, avoid=exam)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise typer.BadParameter(f"--size must be like 512x768, but got {text!r}")
+    return int(width), int(height)
+
+
+@contextmanager
+def _examiner(wishes: Wishes, recipe: Recipe) -> Iterator[Examiner]:
+    from stockpot.engine import parse_size
+    from stockpot.scores import Setting, make_scorer, read_scales
+    from stockpot.tune import open_examiner
+
+    try:
+        n_bytes = None if wishes.memory is None else parse_size(wishes.memory)
+    except ValueError as error:
+        raise typer.BadParameter(f"--memory: {error}") from error
+    setting = Setting(wishes.files, wishes.device)
+    known = read_scales(wishes.scales) if wishes.scales is not None else None
+    scorers = {n: make_scorer(n, setting, known) for n in _scorers(wishes)}
+    for name, scorer in scorers.items():
+        if not scorer.pointwise:
+            raise ScorerError(
+                f"{name}: it compares pictures with each other, so its scores of one candidate say "
+                "nothing about another; use it with `stockpot score`"
+            )
+    with open_examiner(
+        recipe, scorers, folder=wishes.recipe_file.parent, memory=n_bytes,
+        threads=wishes.threads, batch=wishes.batch, vae=wishes.vae, te=wishes.te,
+        config=wishes.config, device=wishes.device, dtype=wishes.dtype,
+        tokenizer=wishes.tokenizer,
+    ) as examiner:  # fmt: skip
+        yield examiner
+
+
+def _scorers(wishes: Wishes) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*wishes.score, *(wishes.record or [])]))
+
+
+def _stages(
+    wishes: Wishes,
+    store: StudyStore,
+    recipe: Recipe,
+    layout: Layout,
+    exam: Exam,
+    stack: ExitStack,
+) -> Iterator[Search]:
+    """One search, and with --refine another one around its best."""
+    from stockpot.tune import (
+        NEAR,
+        Baseline,
+        Limits,
+        Search,
+        SearchSettings,
+        StudyStore,
+        fill_holes,
+        find_holes,
+        make_baselines,
+        make_space,
+        nearness_to_uniform,
+        sums_of_models,
+    )
+
+    holes = find_holes(recipe)
+    if not holes:
+        raise StudyError(f"{wishes.recipe_file}: the recipe has nothing to tune; write "
+                         "search(0, 1) in the place of a number")  # fmt: skip
+    space = space_of(holes, recipe, layout, wishes.space, wishes.group, wishes.freeze)
+    sums = sums_of_models(recipe, holes, layout)
+    objectives = (*dict.fromkeys(wishes.score), *([NEAR] if wishes.near_uniform else []))
+    settings = SearchSettings(
+        objectives, _scorers(wishes), wishes.tally, wishes.optimiser, wishes.seed, wishes.space,
+        wishes.stop or None,
+    )  # fmt: skip
+    limits = Limits(wishes.trials, wishes.patience, wishes.images,
+                    None if wishes.hours is None else wishes.hours * 3600)  # fmt: skip
+    baselines = make_baselines(recipe, holes, layout, sums=sums, fixed=space.fixed)
+    baselines += _known(wishes.known or [], recipe, holes)
+    nearness = nearness_to_uniform(recipe, layout) if wishes.near_uniform else None
+    search = partial(Search, recipe=recipe, exam=exam, limits=limits, nearness=nearness,
+                     pool=_identity(recipe, wishes.recipe_file.parent),
+                     keep_pictures=wishes.pictures)  # fmt: skip
+    first = search(store, space=space, settings=settings, baselines=baselines)
+    yield stack.enter_context(first)
+    if wishes.refine is None:
+        return
+    values = _best_values(store)
+    fine = make_space(holes, wishes.refine, fixed=space.fixed, sums=sums, around=values,
+                      radius=wishes.radius)  # fmt: skip
+    start = fine.fill(fine.start)
+    begin = Baseline("coarse best", fill_holes(recipe, start), start)
+    second = StudyStore(store.where, store.trials, store.book, f"{store.name} fine")
+    yield stack.enter_context(
+        search(second, space=fine, settings=replace(settings, space=wishes.refine),
+               baselines=[begin])
+    )  # fmt: skip
+
+
+def _best_values(store: StudyStore) -> dict[str, Fraction]:
+    """The values of the best of a stage. The first worker to look decides, for all of them."""
+    text = store.book.note("refined around")
+    if text is None:
+        found = [t for t in store.all_trials() if t.state.name == "COMPLETE"
+                 and t.user_attrs.get("values") and not t.user_attrs.get("imported")]  # fmt: skip
+        if not found:
+            raise StudyError(f"{store.where}: nothing was found that could be refined")
+        best = max(found, key=lambda trial: (trial.values[0], -trial.number))
+        text = json.dumps(best.user_attrs["values"])
+        store.book.put_note("refined around", text)
+    return {name: Fraction(value) for name, value in json.loads(text).items()}
+
+
+def _known(paths: list[Path], recipe: Recipe, holes: tuple[Hole, ...]) -> tuple[Baseline, ...]:
+    from stockpot.recipes import name_of_file
+    from stockpot.tune import Baseline, read_values
+
+    found = []
+    for path in paths:
+        other = read_any(path).recipe
+        strange = [name for name in other.pool if name not in recipe.pool]
+        if strange:
+            raise StudyError(
+                f"{path}: a known recipe must use the names of {', '.join(recipe.pool)}, but it "
+                f"has {strange[0]}"
+            )
+        given = replace(other, pool=recipe.pool, save=recipe.save, origin=None)
+        found.append(
+            Baseline(f"known {name_of_file(str(path))}", given, read_values(recipe, given))
+        )
+    return tuple(found)
+
+
+def _identity(recipe: Recipe, folder: Path) -> str:
+    """What tells the pool's files from others of the same names: sizes and times of change."""
+    told = []
+    for name, entry in sorted(recipe.pool.items()):
+        path = folder / entry.file
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            try:
+                facts = file.stat()
+            except OSError:
+                continue  # opening the pool says so, for all files at once
+            told.append(f"{name}: {file.name} {facts.st_size} {facts.st_mtime_ns}")
+    return "\n".join(told)
+
+
+def _search(search: Search, examiner: Examiner, quiet: bool) -> Search:
+    from stockpot.tune import run_search
+
+    start = time.monotonic()
+
+    def told(candidate: Candidate) -> None:
+        trial = search.store.trials.get_trial(candidate.trial_id)
+        values = trial.values or []
+        text = " ".join(f"{value:.4g}" for value in values)
+        how = {"PRUNED": f" (stopped after {len(candidate.marks)} pictures)",
+               "FAIL": f" failed: {trial.user_attrs.get('error', '')}"}  # fmt: skip
+        name = f" ({candidate.name})" if candidate.name else ""
+        note(f"trial {candidate.number}{name}: {text}{how.get(trial.state.name, '')}, "
+             f"{time.monotonic() - start:.0f} s")  # fmt: skip
+
+    run_search(search, examiner, None if quiet else told)
+    if not quiet:
+        note(f"the search has ended: {search.why_done}")
+    return search
+
+
+@contextmanager
+def _children(n: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Further processes that run the same command on the same study."""
+    environment = {**os.environ, _PARENT: str(os.getpid())}
+    command = [sys.executable, "-m", "stockpot", *sys.argv[1:]]
+    children = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(n)
+    ]
+    try:
+        yield children
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.terminate()
+                child.wait()
+
+
+def _die_with_parent() -> None:
+    """End this process when the one that started it is gone, however that went."""
+    parent = int(os.environ[_PARENT])
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _write(wishes: Wishes, recipe: Recipe, store: StudyStore, result: Result) -> None:
+    from stockpot.engine import Settings, merge
+    from stockpot.recipes import Origin, Save
+    from stockpot.tune import evidence
+
+    chosen = result.winner
+    told = json.dumps(evidence(result, chosen, store.settings() or {}), sort_keys=True)
+    final = replace(
+        chosen.recipe, pool=recipe.pool, save=Save(dtype=recipe.save.dtype),
+        origin=Origin(TUNED, {"study": told}),
+    )  # fmt: skip
+    if wishes.output is not None:
+        write_text(wishes.output, final.to_yaml(), wishes.overwrite)
+    if wishes.merge is not None:
+        merge(final, wishes.merge, folder=wishes.recipe_file.parent,
+              settings=Settings(overwrite=wishes.overwrite),
+              metadata=study_metadata(final))  # fmt: skip

@@ -1,0 +1,273 @@
+"""Searches: baselines first, killed and taken up again, several workers, stopping early."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from stockpot.errors import ScorerError, StudyError
+from stockpot.recipes import Recipe, make_recipe
+from stockpot.tune import (
+    NEAR,
+    CallableExaminer,
+    Limits,
+    Search,
+    SearchSettings,
+    StudyStore,
+    Task,
+    candidate_key,
+    find_holes,
+    is_worse,
+    make_space,
+    nearness_to_uniform,
+    open_store,
+    run_search,
+)
+
+_SPEC = importlib.util.spec_from_file_location(
+    "surrogate", Path(__file__).with_name("surrogate.py")
+)
+assert _SPEC is not None and _SPEC.loader is not None
+surrogate = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(surrogate)
+
+N_BASELINES = len(surrogate.baselines())
+
+
+def run(path: Path, n: int, **options: object) -> list[tuple[object, ...]]:
+    with open_store(path) as store:
+        with surrogate.make_search(store, n, **options) as search:
+            run_search(search, surrogate.examiner())
+        return surrogate.told(store)
+
+
+def test_baselines_come_first_and_are_never_stopped(tmp_path: Path) -> None:
+    run(tmp_path / "s.db", 5)
+    with open_store(tmp_path / "s.db") as store:
+        trials = store.all_trials()
+        names = [trial.user_attrs.get("baseline") for trial in trials]
+    assert names[:N_BASELINES] == [b.name for b in surrogate.baselines()]
+    assert names[N_BASELINES:] == [None] * 5
+    assert all(trial.state.name == "COMPLETE" for trial in trials[:N_BASELINES])
+    assert all(len(t.user_attrs["values"]) == 4 for t in trials[N_BASELINES:])
+
+
+def test_a_study_goes_on_where_it_ended_and_with_more_trials(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole.db", 8)
+    run(tmp_path / "parts.db", 2)
+    assert run(tmp_path / "parts.db", 2) == whole[: N_BASELINES + 2]
+    assert run(tmp_path / "parts.db", 8) == whole
+
+
+@pytest.mark.parametrize("name", ["s.db", "s.journal"])
+def test_a_killed_study_ends_as_one_that_was_not(tmp_path: Path, name: str) -> None:
+    n = 5 if name == "s.db" else 2
+    whole = run(tmp_path / "whole.db", n, optimiser="tpe")
+    script = [sys.executable, surrogate.__file__, str(tmp_path / name), "--trials", str(n),
+              "--optimiser", "tpe", "--sleep", "0.02"]  # fmt: skip
+    for moment in (0.05, 0.6) if name == "s.db" else (0.4,):
+        process = subprocess.Popen(script, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(moment)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert run(tmp_path / name, n, optimiser="tpe") == whole
+    with open_store(tmp_path / name) as store:
+        n_marks = len(store.book.marks())
+    with open_store(tmp_path / "whole.db") as store:
+        assert n_marks == len(store.book.marks())
+
+
+def test_two_workers_share_a_study(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    script = [sys.executable, surrogate.__file__, str(path), "--trials", "8", "--stop", "0",
+              "--sleep", "0.02"]  # fmt: skip
+    workers = [subprocess.Popen(script, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [worker.wait(120) for worker in workers] == [0, 0]
+    with open_store(path) as store:
+        told, trials = surrogate.told(store), store.all_trials()
+        n_marks = len(store.book.marks())
+    assert [row[0] for row in told] == list(range(N_BASELINES + 8))
+    assert all(row[3] == "COMPLETE" and row[5] == surrogate.N_TASKS for row in told)
+    assert n_marks == surrogate.N_TASKS * len({row[4] for row in told})
+    assert len({trial.user_attrs["worker"] for trial in trials}) == 2
+
+
+def test_what_a_dead_worker_began_is_finished_with_its_own_numbers(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s.db") as store:
+        first = surrogate.make_search(store, 2)
+        begun = first.next_candidate()
+        assert begun is not None
+        task = first.left(begun)[0]
+        (mark,) = surrogate.examiner().examine(begun.recipe, [task])
+        first.record(begun, mark)
+        with surrogate.make_search(store, 2) as second:
+            other = second.next_candidate()
+            assert other is not None and other.number == 1  # the first one lives
+            first.close()
+            taken = second.next_candidate()
+            assert taken is not None
+            assert (taken.number, taken.key, taken.recipe) == (0, begun.key, begun.recipe)
+            assert list(taken.marks) == [task.name]
+            assert len(second.left(taken)) == surrogate.N_TASKS - 1
+
+
+def test_another_search_in_the_same_file_is_refused(tmp_path: Path) -> None:
+    run(tmp_path / "s.db", 1)
+    with pytest.raises(StudyError, match="seed: the study was begun with 0, but now it is 1"):
+        run(tmp_path / "s.db", 1, seed=1)
+    with pytest.raises(StudyError, match="tally"):
+        run(tmp_path / "s.db", 1, tally="median")
+
+
+def failing(store: StudyStore, n: int, when: float) -> Search:
+    """A search of which some candidates cannot be drawn."""
+    holes = find_holes(make_recipe("lerp(a, b, search(0, 1))", {"a": "a", "b": "b"}))
+    recipe = make_recipe("lerp(a, b, search(0, 1))", {"a": "a", "b": "b"})
+    settings = SearchSettings(("score",), ("score",), optimiser="random", stop_p=None)
+    search = Search(store, recipe, make_space(holes), surrogate.exam(2), settings, Limits(n))
+
+    def draw(candidate: Recipe, task: Task) -> float:
+        t = surrogate.numbers(candidate)[0]
+        if t > when:
+            raise ScorerError("this one cannot be drawn")
+        return t
+
+    run_search(search, CallableExaminer(draw))
+    return search
+
+
+def test_candidates_that_fail_are_told_and_the_search_goes_on(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s.db") as store:
+        failing(store, 12, 0.5).close()
+        trials = store.all_trials()
+    states = {trial.state.name for trial in trials}
+    assert len(trials) == 12 and states == {"COMPLETE", "FAIL"}
+    errors = {t.user_attrs["error"] for t in trials if t.state.name == "FAIL"}
+    assert errors == {"ScorerError: this one cannot be drawn"}
+
+
+def test_a_search_in_which_all_fails_ends(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s.db") as store:
+        with pytest.raises(StudyError, match="all of 10 candidates failed.*cannot be drawn"):
+            failing(store, 50, -1.0)
+
+
+def test_limits(tmp_path: Path) -> None:
+    with open_store(tmp_path / "images.db") as store:
+        with surrogate.make_search(store, 50, n_images=60, stop_p=None) as search:
+            run_search(search, surrogate.examiner())
+        assert search.why_done == "60 pictures"
+        assert 54 < len(store.book.marks()) <= 60
+    with open_store(tmp_path / "patience.db") as store:
+        with surrogate.make_search(store, 500, patience=4) as search:
+            run_search(search, surrogate.examiner())
+        values = [t.values[0] for t in store.all_trials()]
+    assert "without a better one" in search.why_done
+    assert max(values) == max(values[:-4]) and max(values[:-4]) not in values[-4:]
+
+
+def test_stopping_saves_pictures_and_keeps_the_best(tmp_path: Path) -> None:
+    stopped = run(tmp_path / "stopped.db", 12)
+    whole = run(tmp_path / "whole.db", 12, stop_p=None)
+    drawn = [sum(int(str(row[5])) for row in rows) for rows in (stopped, whole)]
+    assert drawn[0] < 0.9 * drawn[1]
+    best = [max(rows, key=lambda row: row[2][0])[0] for rows in (stopped, whole)]  # type: ignore[index]
+    assert best[0] == best[1]
+    n_stopped = sum(row[3] == "PRUNED" for row in stopped)
+    assert n_stopped
+    top = max(row[2][0] for row in stopped if row[3] == "COMPLETE")  # type: ignore[index]
+    assert all(row[2][0] <= top for row in stopped)  # type: ignore[index]
+
+
+def test_the_estimate_of_a_stopped_candidate_counts_tasks_that_were_not_drawn(
+    tmp_path: Path,
+) -> None:
+    """Being worse by a tenth everywhere gives a value of a tenth less, after any tasks."""
+    with open_store(tmp_path / "s.db") as store, surrogate.make_search(store, 3) as search:
+        best = None
+        for _ in range(N_BASELINES):
+            candidate = search.next_candidate()
+            assert candidate is not None
+            for task in search.left(candidate):
+                (mark,) = CallableExaminer(lambda r, t: 1.0 + t.request.seed).examine(
+                    candidate.recipe, [task]
+                )
+                search.record(candidate, mark)
+            search.finish(candidate)
+            best = candidate
+        assert best is not None
+        worse = search.next_candidate()
+        assert worse is not None
+        for task in search.left(worse):
+            (mark,) = CallableExaminer(lambda r, t: 0.9 + t.request.seed).examine(
+                worse.recipe, [task]
+            )
+            if search.record(worse, mark):
+                break
+        assert 3 < len(worse.marks) < surrogate.N_TASKS
+        search.finish(worse)
+        trial = store.all_trials()[-1]
+        assert trial.state.name == "PRUNED"
+        assert trial.values[0] == pytest.approx(store.all_trials()[0].values[0] - 0.1)
+
+
+def test_wilcoxon_by_hand() -> None:
+    """Four of four worse: one-sided p is 1/16; three of three: 1/8."""
+    best = {f"t{i}": 0.0 for i in range(9)}
+    worse = {f"t{i}": -0.1 - i / 100 for i in range(9)}
+    first = {n: dict(list(worse.items())[:n]) for n in range(10)}
+    assert [is_worse(first[n], best, 0.1) for n in (2, 3, 4)] == [False, False, True]
+    assert not is_worse(first[4], best, 1 / 16)
+    assert is_worse(first[5], best, 1 / 16)
+    # Many small losses and one great gain: the mean speaks for it.
+    assert not is_worse({**first[8], "t8": 9.0}, best, 0.1)
+
+
+def test_equal_candidates_are_drawn_once(tmp_path: Path) -> None:
+    calls = []
+
+    def draw(recipe: Recipe, task: Task) -> float:
+        calls.append((candidate_key(recipe), task.name))
+        return 0.5
+
+    recipe = make_recipe("lerp(a, b, search(0, 1, 1))", {"a": "a", "b": "b"})
+    settings = SearchSettings(("score",), ("score",), optimiser="random", stop_p=None)
+    with open_store(tmp_path / "s.db") as store:
+        space = make_space(find_holes(recipe))
+        with Search(store, recipe, space, surrogate.exam(3), settings, Limits(9)) as search:
+            run_search(search, CallableExaminer(draw))
+        assert len(store.all_trials()) == 9
+    assert len(calls) == len(set(calls)) == 6
+
+
+def test_several_objectives_with_nearness_to_the_uniform_mix(tmp_path: Path) -> None:
+    from stockpot.layouts import get_layout
+    from stockpot.tune import pareto_front
+
+    recipe = make_recipe("lerp(a, b, search(0, 1))", {"a": "a", "b": "b"})
+    nearness = nearness_to_uniform(recipe, get_layout("sd1"))
+    for t, expected in ((0, -0.5), (0.5, 0.0), (1, -0.5), (0.25, -0.25)):
+        assert nearness(make_recipe(f"lerp(a, b, {t})", recipe.pool)) == expected
+    settings = SearchSettings(("score", NEAR), ("score",), optimiser="random")
+    with open_store(tmp_path / "s.db") as store:
+        space = make_space(find_holes(recipe))
+        with Search(store, recipe, space, surrogate.exam(2), settings, Limits(15),
+                    nearness=nearness) as search:  # fmt: skip
+            run_search(search, CallableExaminer(lambda r, t: surrogate.numbers(r)[0]))
+        trials = store.all_trials()
+    front = pareto_front(trials)
+    assert all(len(trial.values) == 2 for trial in trials)
+    assert [t.values[0] for t in front] == sorted((t.values[0] for t in front), reverse=True)
+    # The farther right, the better the score; left of the middle both get worse.
+    assert {t.number for t in front} >= {
+        t.number for t in trials if Fraction(next(iter(t.user_attrs["values"].values()))) >= 0.5
+    }
