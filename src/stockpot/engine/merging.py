@@ -23,9 +23,10 @@ from stockpot.checkpoints import (
     file_bytes,
     open_checkpoint,
 )
+from stockpot.engine.again import check_again
 from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, give_back_memory, take_chunks
 from stockpot.engine.forms import Form, Pipeline, arranged, in_form, make_sink
-from stockpot.engine.history import PROVENANCE_KEY, RECIPE_KEY, Step, read_history
+from stockpot.engine.history import PROVENANCE_KEY, RECIPE_KEY, Step
 from stockpot.engine.labels import with_sha256
 from stockpot.engine.output_place import check_output
 from stockpot.engine.plan import Plan
@@ -56,7 +57,6 @@ from stockpot.errors import (
     PreflightError,
     Problem,
     StoppedError,
-    VerificationError,
 )
 from stockpot.recipes import Recipe, models_below
 
@@ -64,7 +64,6 @@ __all__ = [
     "Again",
     "MergeResult",
     "Settings",
-    "check_again",
     "compute",
     "merge",
     "merge_in_memory",
@@ -428,41 +427,6 @@ def compute(
         done=done,
         stop=settings.stop,
     )
-
-
-def check_again(step: Step, metadata: Mapping[str, str], name: str) -> None:
-    """Refuse a result that is not what the record of a step says.
-
-    Args:
-        step: The record.
-        metadata: Of the result.
-        name: What to call it in messages.
-
-    Raises:
-        VerificationError: Its weights, or the inputs that were read, differ.
-    """
-    history = read_history(metadata, name)
-    last = history.last if history is not None else step
-    if last.content != step.content:
-        raise VerificationError(
-            f"{name}: the recipe should make weights with content hash {step.content}, but makes "
-            f"{last.content} (recorded with {_versions(step)}; now {_versions(last)}); "
-            "nothing was saved"
-        )
-    if _read(last) != _read(step):
-        raise VerificationError(
-            f"{name}: the weights come out as recorded, but other parts of the inputs were read; "
-            "nothing was saved"
-        )
-
-
-def _read(step: Step) -> dict[str, tuple[dict[str, str | None], str | None]]:
-    return {name: (dict(record.components), record.made) for name, record in step.inputs.items()}
-
-
-def _versions(step: Step) -> str:
-    methods = ", ".join(f"{name} {version}" for name, version in sorted(step.methods.items()))
-    return f"stockpot {step.version}, methods: {methods or 'not told'}"
 
 
 def _again(

@@ -23,6 +23,7 @@ from stockpot.checkpoints import (
     content_hash,
     open_checkpoint,
 )
+from stockpot.engine.again import check_again
 from stockpot.engine.forms import arranged
 from stockpot.engine.history import History, InputRecord, Step, read_history
 from stockpot.engine.labels import MODELS_LABEL, PREDICTION_LABEL
@@ -30,7 +31,6 @@ from stockpot.engine.merging import (
     Again,
     MergeResult,
     Settings,
-    check_again,
     compute,
     merge,
     merge_in_memory,
