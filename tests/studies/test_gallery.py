@@ -124,3 +124,5 @@ def test_a_foreign_file_in_the_gallery_is_said(fresh: Fresh) -> None:
     file.write_bytes(b"no picture")
     with pytest.raises(RequestError, match="remove it, and it will be drawn again"):
         own.gallery.marks(own.mix(), tasks)
+    with pytest.raises(RequestError, match="cannot be read"):
+        list(own.gallery.pictures(own.mix(), tasks))

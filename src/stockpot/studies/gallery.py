@@ -140,7 +140,7 @@ class Gallery:
         """
         key = self._ensure(recipe, tasks, made)
         for task in tasks:
-            yield from_png(self._file(key, task).read_bytes())
+            yield _picture(self._file(key, task))
 
     def marks(
         self, recipe: Recipe, tasks: Sequence[Task], *, made: Made | None = None
@@ -190,13 +190,10 @@ class Gallery:
             scores = {str(name): float(score) for name, score in value["scores"].items()}
             facts = {str(name): float(fact) for name, fact in value["facts"].items()}
         except (RequestError, ValueError, KeyError, TypeError, AttributeError):
-            raise RequestError(
-                [Problem("gallery", "a picture of the gallery carries its marks, but this one does "
-                         "not", str(file), "remove it, and it will be drawn again")]
-            ) from None  # fmt: skip
+            raise _damaged(file, "carries its marks, but this one does not") from None
         missing = [name for name in self._scorers if name not in scores]
         if missing:
-            picture = from_png(file.read_bytes())
+            picture = _picture(file)
             for name in missing:
                 (score,) = self._scorers[name].score(
                     [picture], [task.request.prompt], score_prompts=[task.score_prompt]
@@ -245,3 +242,15 @@ class Gallery:
         self.close()
         with self._opening(made.make()) as examiner:
             yield from examiner.examine(recipe, tasks, pictures=True)
+
+
+def _picture(file: Path) -> Picture:
+    try:
+        return from_png(file.read_bytes())
+    except (OSError, ValueError):
+        raise _damaged(file, "is a PNG file, but this one cannot be read") from None
+
+
+def _damaged(file: Path, rule: str) -> RequestError:
+    remedy = "remove it, and it will be drawn again"
+    return RequestError([Problem("gallery", f"a picture of the gallery {rule}", str(file), remedy)])
