@@ -177,7 +177,7 @@ def read_description(folder: Path) -> Description:
 def _json(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: a diffusers folder has this file, but it cannot be read: {error}"
         ) from error

@@ -25,6 +25,8 @@ LATENT_UPSCALERS: dict[str, tuple[str, bool]] = {
 IMAGE_UPSCALERS: dict[str, str] = {"None": "LANCZOS", "Lanczos": "LANCZOS", "Nearest": "NEAREST"}
 """Pillow's filter of each upscaler of pictures. Trained ones, such as ESRGAN, are not here."""
 
+_MOST_STEPS = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Hires:
@@ -68,6 +70,8 @@ class Hires:
             raise ValueError(f"hires `scale` must be above 0 and below 100, but got {self.scale}")
         if min(self.steps, self.width, self.height) < 0:
             raise ValueError("hires steps, width and height must be 0 or more")
+        if self.steps > _MOST_STEPS:
+            raise ValueError(f"hires steps may be {_MOST_STEPS} at most, but got {self.steps}")
 
     def sizes(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Tell what to enlarge to, and what of it remains.

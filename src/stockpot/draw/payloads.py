@@ -83,7 +83,7 @@ def read_payload(path: Path) -> ReadRequest:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RequestError([Problem("unreadable", f"the payload is no JSON: {error}", str(path))]) \
             from error  # fmt: skip
     if not isinstance(content, dict):

@@ -98,6 +98,9 @@ def read_parameters(path: Path) -> str:
         text = image.info.get("parameters")
         if not isinstance(text, str):
             text = _comment(image)
+    except Image.DecompressionBombError as error:
+        raise RequestError([Problem("too-large", f"the picture is too large: {error}",
+                                    str(path))]) from error  # fmt: skip
     except (OSError, SyntaxError, ValueError):
         try:
             text = data.decode("utf-8-sig")

@@ -14,6 +14,9 @@ from stockpot.errors import UnknownNameError
 
 __all__ = ["DrawSettings"]
 
+MOST_STEPS = 1000
+"""As many levels of noise as models know: more steps draw nothing else."""
+
 
 @dataclass(frozen=True, slots=True)
 class DrawSettings:
@@ -80,6 +83,12 @@ class DrawSettings:
         for name in ("steps", "batch", "clip_skip"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, but got {getattr(self, name)}")
+        # A stranger's request must not keep a machine busy for weeks.
+        for name in ("steps", "batch"):
+            if getattr(self, name) > MOST_STEPS:
+                raise ValueError(
+                    f"`{name}` may be {MOST_STEPS} at most, but got {getattr(self, name)}"
+                )
         if not 1 <= self.cfg < float("inf"):
             raise ValueError(f"`cfg` must be a finite number from 1 on, but got {self.cfg}")
         for name in ("cfg_rescale", "variation", "eta"):

@@ -176,7 +176,7 @@ def read_config(folder: Path, kind: Any, model_type: str) -> Any:
             raise ScorerError(f"{path}: the model must be of type {model_type!r}, but is "
                               f"{said['model_type']!r}")  # fmt: skip
         return kind.from_dict(said)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         if isinstance(error, ScorerError):
             raise
         raise ScorerError(f"{path}: cannot be read as a model's config: {error!r}") from error

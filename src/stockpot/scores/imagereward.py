@@ -66,7 +66,7 @@ class ImageReward(NetworkScorer):
         try:
             config = json.loads(self.files["config"].read_text(encoding="utf-8"))
             shape = BlipShape.from_files(config, weights)
-        except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+        except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
             raise ScorerError(
                 f"{where} and {self.files['config'].name} do not say how large the network is: "
                 f"{error!r}; they must be ImageReward's"

@@ -126,7 +126,7 @@ def read_scales(path: Path) -> dict[str, Scale]:
         return {str(name): Scale(float(s["mean"]), float(s["sd"])) for name, s in said.items()}
     except ScorerError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ScorerError(f"{path}: cannot be read as scales of scorers: {error!r}") from error
 
 

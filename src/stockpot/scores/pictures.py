@@ -161,7 +161,7 @@ class Transform:
         try:
             said = json.loads(path.read_text(encoding="utf-8"))
             return cls._from_config(said, square)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ScorerError(f"{path}: cannot be read as a preprocessor's settings: "
                               f"{error!r}") from error  # fmt: skip
 
