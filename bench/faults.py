@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 from asking import Answer, ask
 from failing_disk import FAULTS, FailingDisk, Fault
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 OLD = b"what stood there before"
 LEFT = (".partial", ".journal")
@@ -236,6 +236,8 @@ class Driver:
                 return "as read"
             if read_in and self._is_told(job):
                 return "told by verify"
+            if read_in and self._is_but_for_a_sha256(job):
+                return "as read"
             return self._violation(where, f"another output: {wrong or 'of the command'}", answer)
         if answer.code != 1 or "Traceback" in answer.err:
             return self._violation(where, f"no clear error (code {answer.code})", answer)
@@ -266,6 +268,18 @@ class Driver:
         again = self._ask(job)
         same = hashes(self.out) == found if job.outputs else again.out == answer.out
         return again.code == 0 and same
+
+    def _is_but_for_a_sha256(self, job: Job) -> bool:
+        """Whether the weights are right, and only a whole file's sha256 was read wrongly."""
+        if "--sha256" not in job.arguments:
+            return False
+        made = load_file(self.folder / job.outputs[0])
+        self._clear()
+        self._ask(job)
+        right = load_file(self.folder / job.outputs[0])
+        return made.keys() == right.keys() and all(
+            made[key].tobytes() == right[key].tobytes() for key in right
+        )
 
     def _is_told(self, job: Job) -> bool:
         """Whether what was merged from a flipped bit is called wrong afterwards."""

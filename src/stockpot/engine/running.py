@@ -238,8 +238,17 @@ class _Worker:
             self._meter.add(len(plan.value))
         elif plan.graph is not None:
             with np.errstate(all="ignore"):
-                if not self._compute(key, plan, out_hash, stop):
-                    return
+                try:
+                    if not self._compute(key, plan, out_hash, stop):
+                        return
+                except (IndexError, AssertionError) as error:
+                    # What one reading found the next did not: counts no longer add up.
+                    names = ", ".join(self._plan.sources[term.model].name for term in plan.terms)
+                    raise CheckpointError(
+                        f"{names}: {key}: two readings of an input contradict each other; it was "
+                        "changed meanwhile, or the disk or the memory is failing; run this again "
+                        "(where that does not help, this is a fault of ours: see --debug)"
+                    ) from error
         else:
             in_hashes = [self._hasher() for _ in plan.terms]
             readers = [self._plan.sources[term.model] for term in plan.terms]
