@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -270,19 +271,29 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def killed_at(path: Path, output: Path, at: str, number: int) -> None:
-    """Write a folder, and end when a method of its files' sinks is called the n-th time."""
-    real, calls = getattr(FileSink, at), 0
+# Writes a folder, and ends when a method of its files' sinks is called the n-th time.
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
 
-    def die(sink: FileSink, *args: object, **options: object) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        real(sink, *args, **options)
+from stockpot.checkpoints import FileSink
+from stockpot.engine import Settings, convert, merge
 
-    setattr(FileSink, at, die)
-    merge(convert(path), output, form="diffusers", settings=Settings(threads=1))
+path, output, at, number = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+real, calls = getattr(FileSink, at), 0
+
+
+def die(sink, *args, **options):
+    global calls
+    calls += 1
+    if calls == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(sink, *args, **options)
+
+
+setattr(FileSink, at, die)
+merge(convert(path), output, form="diffusers", settings=Settings(threads=1))
+"""
 
 
 @pytest.mark.parametrize(
@@ -293,12 +304,11 @@ def test_a_folder_goes_on_too(
 ) -> None:
     path = save("whole", model("unet", "te", "vae"))
     merge(convert(path), tmp_path / "plain", form="diffusers")
-    process = multiprocessing.get_context("spawn").Process(
-        target=killed_at, args=(path, tmp_path / "folder", at, number)
+    arguments = [str(path), str(tmp_path / "folder"), at, str(number)]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_AT, *arguments], capture_output=True, text=True
     )
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "folder").exists()
     assert is_unfinished(tmp_path / "folder.partial")
     assert find_checkpoints([tmp_path], recursive=True) == [tmp_path / "plain", path]

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from stockpot.adapters import ENDINGS
 from stockpot.layouts import LAYOUTS, Shape
 
 __all__ = ["Adapter", "architecture_of_width", "claimed_architecture", "find_adapter"]
@@ -53,9 +52,15 @@ _ENDINGS = (
     ("_lora.down.weight", "lora", "LoRA"),
     (".diff", "lycoris", "LyCORIS (full difference)"),
 )
-_DOWN = tuple(ending for ending, factor in ENDINGS.items() if factor == "down")
-# Tensors whose second axis is the width of what a layer reads.
-_READERS = (*_DOWN, ".hada_w1_b", ".diff")
+
+
+@cache
+def _down() -> tuple[str, ...]:
+    """Endings of down factors; the room of adapters knows them, and loads numpy."""
+    from stockpot.adapters import ENDINGS
+
+    return tuple(ending for ending, factor in ENDINGS.items() if factor == "down")
+
 
 _MOST_VECTORS = 256
 
@@ -188,7 +193,7 @@ def _embedding(tensors: Mapping[str, Shape]) -> Adapter | None:
 
 
 def _is_wide_convolution(key: str, shape: Shape) -> bool:
-    return key.endswith(_DOWN) and len(shape) == 4 and shape[2:] != (1, 1)
+    return key.endswith(_down()) and len(shape) == 4 and shape[2:] != (1, 1)
 
 
 def _made_for(
@@ -204,7 +209,7 @@ def _made_for(
             title = LAYOUTS[name].title
             return name, (f"{key} reads text states {width} wide, as in {title}",)
     for key, shape in tensors.items():
-        if key.endswith(_DOWN) and key.startswith(("lora_te_", "text_encoder.")):
+        if key.endswith(_down()) and key.startswith(("lora_te_", "text_encoder.")):
             if re.search(r"q_proj|fc1", key) and len(shape) == 2 and shape[1] in made:
                 name = made[shape[1]]
                 title = LAYOUTS[name].title
@@ -220,7 +225,7 @@ def _read_widths(tensors: Mapping[str, Shape]) -> Iterator[tuple[str, int]]:
     for key, shape in tensors.items():
         if not re.search(r"attn2[._](processor[._])?to_k", key):
             continue
-        if key.endswith(_READERS) and len(shape) == 2:
+        if key.endswith((*_down(), ".hada_w1_b", ".diff")) and len(shape) == 2:
             yield key, shape[1]
         elif key.endswith((".lokr_w1", ".lokr_w1_b")):
             module = key.rpartition(".")[0]
@@ -233,9 +238,9 @@ def _read_widths(tensors: Mapping[str, Shape]) -> Iterator[tuple[str, int]]:
 
 def _facts(tensors: Mapping[str, Shape]) -> Iterator[tuple[str, str]]:
     ranks = Counter(
-        shape[0] if key.endswith(_DOWN) else shape[-1]
+        shape[0] if key.endswith(_down()) else shape[-1]
         for key, shape in tensors.items()
-        if shape and (key.endswith(_DOWN) or key.endswith((".hada_w1_a", ".lokr_w1_a")))
+        if shape and (key.endswith(_down()) or key.endswith((".hada_w1_a", ".lokr_w1_a")))
     )
     if ranks:
         common, _ = ranks.most_common(1)[0]
