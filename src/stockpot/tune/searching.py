@@ -435,20 +435,17 @@ def run_search(
 
 
 def _examine(search: Search, examiner: Examiner, candidate: Candidate) -> None:
-    kept = candidate.marks
-    # What was known before a kill is gone through in the same order, so that it ends the same way.
-    candidate.marks = {}
-    for mark in _marks(search, examiner, candidate, kept):
+    if candidate.marks and search.may_stop(candidate):
+        return  # killed between its last mark and its end
+    for mark in _marks(search, examiner, candidate):
         candidate.marks[mark.task] = mark
-        if search.may_stop(candidate):
+        # What a batch has drawn already is paid for, and makes the estimate better.
+        if not mark.n_drawn and search.may_stop(candidate):
             return
 
 
-def _marks(
-    search: Search, examiner: Examiner, candidate: Candidate, kept: Mapping[str, Mark]
-) -> Iterator[Mark]:
-    yield from kept.values()
-    tasks = [task for task in search.exam.tasks if task.name not in kept]
+def _marks(search: Search, examiner: Examiner, candidate: Candidate) -> Iterator[Mark]:
+    tasks = search.left(candidate)
     if not tasks:
         return
     by_name = {task.name: task for task in tasks}
