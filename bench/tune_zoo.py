@@ -78,15 +78,15 @@ class Leg:
     optimiser: str
     stop: float
     by_images: bool = False
-    batch: int = 4
+    batch: int = 16
 
 
 STOP = SearchSettings((SCORE,), (SCORE,)).stop_p or 0.0
 WHOLE = Leg("auto, all drawn", "auto-whole", "auto", 0.0)
-SHORT = Leg("auto, stopping early", "auto-stop", "auto", STOP, batch=2)
+SHORT = Leg("auto, stopping early", "auto-stop", "auto", STOP, batch=4)
 RANDOM = Leg("random", "random-whole", "random", 0.0)
-EQUAL = Leg("auto, stopping early, as many pictures", "auto-stop", "auto", STOP, True, 2)
-LEGS = (WHOLE, SHORT, RANDOM)
+EQUAL = Leg("auto, stopping early, as many pictures", "auto-stop", "auto", STOP, True, 4)
+LEGS = (WHOLE, RANDOM, SHORT)
 
 
 @dataclass(frozen=True)
@@ -257,10 +257,22 @@ def shown(verdict: Verdict) -> str:
     return f"{verdict.difference:+.4f} ({verdict.low:+.4f} … {verdict.high:+.4f}) {verdict.better}"
 
 
-def print_tables(found: Found, repetitions: range) -> None:
+def promised(work: Path, leg: Leg, outcome: Outcome) -> float:
+    """By how much the search's own scores said that its best is above the uniform mix."""
+    with open_store(work / f"{outcome.repetition}-{leg.study}.db", create=False) as store:
+        uniform = next(t for t in store.all_trials() if t.user_attrs.get("baseline") == UNIFORM)
+        return outcome.found - float(uniform.values[0])
+
+
+def print_tables(found: Found, repetitions: range, work: Path) -> None:
     """All that was found, as Markdown."""
     print(f"\nBest of the search − {UNIFORM}, on held-out prompts: `{SCORE}` (searched with)\n")
     print_against(found, SCORE, repetitions)
+    gains = [
+        statistics.mean(promised(work, leg, found[r, leg.name]) for r in repetitions)
+        for leg in legs_of(found)
+    ]
+    print(f"| the search's own scores | {' | '.join(f'{gain:+.4f}' for gain in gains)} |")
     print(f"\nThe same by `{JUDGE}` (searched with by nobody)\n")
     print_against(found, JUDGE, repetitions)
     print("\nAll repetitions; rows that name two searches compare the best of each\n")
@@ -282,9 +294,14 @@ def print_tables(found: Found, repetitions: range) -> None:
     print_savings(found, repetitions)
 
 
+def legs_of(found: Found) -> list[Leg]:
+    """Those that spent equal numbers of pictures."""
+    return [leg for leg in (EQUAL, WHOLE, RANDOM) if (0, leg.name) in found]
+
+
 def print_against(found: Found, scorer: str, repetitions: range) -> None:
     """Every leg's best against the uniform mix, repetition by repetition."""
-    legs = [leg for leg in (EQUAL, WHOLE, RANDOM) if (0, leg.name) in found]
+    legs = legs_of(found)
     print(f"| repetition | {' | '.join(leg.name for leg in legs)} |\n|---|{'---|' * len(legs)}")
     rows = [([r], str(r)) for r in repetitions] + [(list(repetitions), "all")]
     for chosen, name in rows:
@@ -403,8 +420,8 @@ def main() -> None:
     scorers = {name: make_scorer(name) for name in (SCORE, JUDGE)}
     found: dict[tuple[int, str], Outcome] = {}
     repetitions = range(given.repetitions)
-    runs = [(leg, r) for r in repetitions for leg in LEGS]
-    runs += [] if given.skip_equal else [(EQUAL, r) for r in repetitions]
+    legs = LEGS if given.skip_equal else (*LEGS, EQUAL)
+    runs = [(leg, r) for leg in legs for r in repetitions]
     with ExitStack() as stack:
         examiners = {
             batch: stack.enter_context(
@@ -422,7 +439,7 @@ def main() -> None:
     (given.work / "tune_zoo.json").write_text(
         json.dumps([asdict(one) for one in found.values()], indent=1)
     )
-    print_tables(found, repetitions)
+    print_tables(found, repetitions, given.work)
     print_rules(given.work, asked, repetitions)
     seconds = sum(one.seconds for one in found.values())
     print(f"\n{' and '.join(PAIR)}; {json.dumps(asked)}; {seconds:.0f} s")

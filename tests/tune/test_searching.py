@@ -17,11 +17,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from stockpot.draw import Request
 from stockpot.errors import ScorerError, StudyError
 from stockpot.recipes import Recipe, make_recipe
 from stockpot.tune import (
     NEAR,
     CallableExaminer,
+    Exam,
     Examiner,
     Limits,
     Mark,
@@ -223,6 +225,37 @@ def test_what_a_batch_has_drawn_is_kept_and_counted(tmp_path: Path) -> None:
     assert set(single) == {4} and set(stopped) == {5}
 
 
+def test_each_candidate_has_an_order_of_its_own(tmp_path: Path) -> None:
+    """All tasks, one of each payload before the second ones, and again the same after a kill."""
+    tasks = tuple(Task(f"p{i}#{j}", f"p{i}", Request(f"{i} {j}", 10 * i + j))
+                  for j in range(2) for i in range(6))  # fmt: skip
+
+    def orders(store: StudyStore, stop_p: float | None) -> list[list[str]]:
+        settings = SearchSettings(("score",), ("score",), optimiser="random", stop_p=stop_p)
+        space = make_space(find_holes(surrogate.RECIPE))
+        with Search(store, surrogate.RECIPE, space, Exam(tasks), settings, Limits(6)) as search:
+            found = []
+            while (candidate := search.next_candidate()) is not None:
+                left = search.left(candidate)
+                assert set(left) == set(tasks)
+                assert {task.payload for task in left[:6]} == {f"p{i}" for i in range(6)}
+                assert search.left(candidate) == left
+                search.record(candidate, Mark(left[0].name, {"score": 1.0}))
+                assert search.left(candidate) == left[1:]
+                found.append([task.name for task in left])
+                search.fail(candidate, ValueError("enough is known"))
+                if len(found) == 6:
+                    break
+        return found
+
+    with open_store(tmp_path / "a.db") as a, open_store(tmp_path / "b.db") as b:
+        shuffled = orders(a, 0.2)
+        assert shuffled == orders(b, 0.2)
+    assert len({tuple(names) for names in shuffled}) > 4
+    with open_store(tmp_path / "whole.db") as store:
+        assert {tuple(names) for names in orders(store, None)} == {tuple(t.name for t in tasks)}
+
+
 def test_the_estimate_of_a_stopped_candidate_counts_tasks_that_were_not_drawn(
     tmp_path: Path,
 ) -> None:
@@ -253,6 +286,7 @@ def test_the_estimate_of_a_stopped_candidate_counts_tasks_that_were_not_drawn(
         trial = store.all_trials()[-1]
         assert trial.state.name == "PRUNED"
         assert trial.values[0] == pytest.approx(store.all_trials()[0].values[0] - 0.1)
+        assert trial.user_attrs["value_error"] == pytest.approx(0, abs=1e-12)  # all differ alike
 
 
 def test_stopping_by_hand() -> None:

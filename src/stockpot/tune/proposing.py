@@ -23,7 +23,7 @@ from stockpot.tune.spaces import Dial
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["Proposal", "distributions_of", "is_worse", "propose"]
+__all__ = ["Proposal", "distributions_of", "is_worse", "predict_difference", "propose"]
 
 _STUDY_ATTRS = "stockpot:study"
 
@@ -106,7 +106,7 @@ def propose(
                     values=values,
                     params=trial.params,
                     distributions=ranges,
-                    system_attrs={k: v for k, v in trial.system_attrs.items() if k != _STUDY_ATTRS},
+                    system_attrs=_system_attrs(trial),
                 )
             )
             for key, value in json.loads(trial.system_attrs.get(_STUDY_ATTRS, "{}")).items():
@@ -120,6 +120,15 @@ def propose(
     if changed:
         attrs[_STUDY_ATTRS] = json.dumps(changed)
     return Proposal(dict(asked.params), attrs)
+
+
+def _system_attrs(trial: FrozenTrial) -> dict[str, Any]:
+    attrs = {k: v for k, v in trial.system_attrs.items() if k != _STUDY_ATTRS}
+    if "value_error" in trial.user_attrs:
+        from stockpot.tune.samplers import ERROR_ATTR
+
+        attrs[ERROR_ATTR] = trial.user_attrs["value_error"]
+    return attrs
 
 
 def _values(trial: FrozenTrial) -> list[float] | None:
@@ -160,17 +169,37 @@ def is_worse(
         >>> is_worse(worse, best, 0.2), is_worse(best, worse, 0.2)
         (True, False)
     """
-    differences = [mine[name] - best[name] for name in mine if name in best]
-    n_seen, n_left = len(differences), len(best) - len(differences)
-    mean = math.fsum(differences) / max(n_seen, 1)
-    if n_seen < max(least, 2) or n_left < 1 or mean >= 0:
+    n_seen = sum(name in best for name in mine)
+    if n_seen < max(least, 2) or n_seen >= len(best):
         return False
+    mean, error = predict_difference(mine, best)
+    if mean >= 0 or not error:
+        return mean < 0
     try:
         from scipy import special
-    except ImportError as error:
-        raise MissingExtraError("stopping early", "tune") from error
-    deviation = statistics.stdev(differences)
-    if not deviation:
-        return True
-    t = mean / deviation * math.sqrt(n_seen * len(best) / n_left)
-    return float(special.stdtr(n_seen - 1, t)) < p
+    except ImportError as missing:
+        raise MissingExtraError("stopping early", "tune") from missing
+    return float(special.stdtr(n_seen - 1, mean / error)) < p
+
+
+def predict_difference(mine: Mapping[str, float], best: Mapping[str, float]) -> tuple[float, float]:
+    """Predict by how much a candidate's mean score will be above the best's after all tasks.
+
+    Args:
+        mine: Its scores by task; at least two that the best has too.
+        best: Those of the best candidate, for all tasks.
+
+    Returns:
+        The mean difference so far, and its standard error as a prediction of that over all tasks:
+        0 when all are known.
+
+    Example:
+        >>> predict_difference({"a": 1.0, "b": 3.0}, {"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0})
+        (1.0, 0.7071067811865476)
+    """
+    differences = [mine[name] - best[name] for name in mine if name in best]
+    n, n_all = len(differences), len(best)
+    left = max(n_all - n, 0)
+    return statistics.fmean(differences), statistics.stdev(differences) * math.sqrt(
+        left / (n * n_all)
+    )
