@@ -319,18 +319,20 @@ def print_against(found: Found, scorer: str, repetitions: range) -> None:
 def print_savings(found: Found, repetitions: range) -> None:
     """What stopping early saves at equal numbers of candidates, and what it costs."""
     print(f"\nStopping early: {found[0, WHOLE.name].candidates} candidates with and without\n")
-    print(f"| repetition | stopped | pictures | without | saved | held out, `{SCORE}` | "
-          f"`{JUDGE}` |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    print(f"| repetition | stopped | pictures | without | saved | without baselines | held out, "
+          f"`{SCORE}` | `{JUDGE}` |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
     rows = [([r], str(r)) for r in repetitions] + [(list(repetitions), "all")]
     for chosen, name in rows:
         short = [found[r, SHORT.name] for r in chosen]
         whole = [found[r, WHOLE.name] for r in chosen]
         drawn, all_drawn = (sum(one.images for one in legs) for legs in (short, whole))
+        own = [sum(one.images_searched for one in legs) for legs in (short, whole)]
         cells = [shown(difference(found, s, (SHORT.name, BEST), (WHOLE.name, BEST), chosen))
                  for s in (SCORE, JUDGE)]  # fmt: skip
         print(f"| {name} | {sum(one.stopped for one in short)} of "
               f"{sum(one.candidates for one in short)} | {drawn} | {all_drawn} | "
-              f"{1 - drawn / all_drawn:.0%} | {cells[0]} | {cells[1]} |")  # fmt: skip
+              f"{1 - drawn / all_drawn:.0%} | {1 - own[0] / own[1]:.0%} | {cells[0]} | "
+              f"{cells[1]} |")  # fmt: skip
 
 
 Rule = Callable[[Mapping[str, float], Mapping[str, float]], bool]
