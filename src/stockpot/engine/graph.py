@@ -147,7 +147,13 @@ class Graph:
         Returns:
             Its term, and the one that is subtracted, or −1; None for other rows.
         """
-        node = self.nodes[i]
+        return self._pairs[i]
+
+    @cached_property
+    def _pairs(self) -> tuple[tuple[int, int] | None, ...]:
+        return tuple(self._pair_of(node) for node in self.nodes)
+
+    def _pair_of(self, node: Node) -> tuple[int, int] | None:
         if isinstance(node, Load):
             return node.term, -1
         if isinstance(node, Sum) and len(node.parts) == 2:

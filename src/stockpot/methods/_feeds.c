@@ -54,7 +54,7 @@ int open_feed(PyObject *tuple, Feed *feed) {
             close_feed(feed);
             return -1;
         }
-        uint8_t code = ((const uint8_t *)feed->codes.buf)[feed->n_terms];
+        int code = type_of(feed, (int32_t)feed->n_terms);
         wrong = code >= N_TYPES || term->len != feed->n_columns * ITEM[code];
     }
     const int32_t *pair = feed->pairs.buf;
@@ -90,33 +90,72 @@ void close_feed(Feed *feed) {
 }
 
 #if HAS_CLONES
-/* The processor's own conversion of halves; it is exact too. Gives the largest magnitude's bits. */
-__attribute__((target("avx2,f16c"))) static uint16_t
-widen_halves(const uint16_t *x, Py_ssize_t n, double *out) {
+#define HALVES __attribute__((target("avx2,f16c"))) static
+/* The processor's own conversion of halves; it is exact too. Gives the largest magnitude's bits.
+ * What is subtracted, if anything, comes as halves (y) or as doubles (held). */
+HALVES __attribute__((always_inline)) inline uint16_t
+make_halves(const uint16_t *x, const uint16_t *y, const double *held, Py_ssize_t n, double *out) {
     __m256i top = _mm256_setzero_si256(), magnitude = _mm256_set1_epi16(0x7FFF);
     Py_ssize_t j = 0;
     for (; j + 16 <= n; j += 16) {
-        __m256i bits = _mm256_loadu_si256((const __m256i *)(x + j));
+        __m256i bits = _mm256_loadu_si256((const __m256i *)(x + j)), less = bits;
         top = _mm256_max_epu16(top, _mm256_and_si256(bits, magnitude));
         __m256 low = _mm256_cvtph_ps(_mm256_castsi256_si128(bits));
         __m256 high = _mm256_cvtph_ps(_mm256_extracti128_si256(bits, 1));
-        _mm256_storeu_pd(out + j, _mm256_cvtps_pd(_mm256_castps256_ps128(low)));
-        _mm256_storeu_pd(out + j + 4, _mm256_cvtps_pd(_mm256_extractf128_ps(low, 1)));
-        _mm256_storeu_pd(out + j + 8, _mm256_cvtps_pd(_mm256_castps256_ps128(high)));
-        _mm256_storeu_pd(out + j + 12, _mm256_cvtps_pd(_mm256_extractf128_ps(high, 1)));
+        __m256d part[4] = {_mm256_cvtps_pd(_mm256_castps256_ps128(low)),
+                           _mm256_cvtps_pd(_mm256_extractf128_ps(low, 1)),
+                           _mm256_cvtps_pd(_mm256_castps256_ps128(high)),
+                           _mm256_cvtps_pd(_mm256_extractf128_ps(high, 1))};
+        if (y) {
+            less = _mm256_loadu_si256((const __m256i *)(y + j));
+            top = _mm256_max_epu16(top, _mm256_and_si256(less, magnitude));
+            low = _mm256_cvtph_ps(_mm256_castsi256_si128(less));
+            high = _mm256_cvtph_ps(_mm256_extracti128_si256(less, 1));
+            part[0] = _mm256_sub_pd(part[0], _mm256_cvtps_pd(_mm256_castps256_ps128(low)));
+            part[1] = _mm256_sub_pd(part[1], _mm256_cvtps_pd(_mm256_extractf128_ps(low, 1)));
+            part[2] = _mm256_sub_pd(part[2], _mm256_cvtps_pd(_mm256_castps256_ps128(high)));
+            part[3] = _mm256_sub_pd(part[3], _mm256_cvtps_pd(_mm256_extractf128_ps(high, 1)));
+        }
+        for (int k = 0; k < 4; k++) {
+            if (held) part[k] = _mm256_sub_pd(part[k], _mm256_loadu_pd(held + j + 4 * k));
+            _mm256_storeu_pd(out + j + 4 * k, part[k]);
+        }
     }
     uint16_t tops[16], most = 0;
     _mm256_storeu_si256((__m256i *)tops, top);
     for (int k = 0; k < 16; k++) most = tops[k] > most ? tops[k] : most;
-    for (const uint16_t *x16 = x; j < n; j++) {
+    for (; j < n; j++) {
+        const uint16_t *x16 = x;
         out[j] = LOAD_F16;
+        most = (x16[j] & 0x7FFF) > most ? x16[j] & 0x7FFF : most;
+        if (held) out[j] -= held[j];
+        if (!y) continue;
+        x16 = y;
+        out[j] -= LOAD_F16;
         most = (x16[j] & 0x7FFF) > most ? x16[j] & 0x7FFF : most;
     }
     return most;
 }
+HALVES uint16_t widen_halves(const uint16_t *x, Py_ssize_t n, double *out) {
+    return make_halves(x, NULL, NULL, n, out);
+}
+HALVES uint16_t subtract_halves(const uint16_t *x, const uint16_t *y, Py_ssize_t n, double *out) {
+    return make_halves(x, y, NULL, n, out);
+}
+HALVES uint16_t subtract_held(const uint16_t *x, const double *held, Py_ssize_t n, double *out) {
+    return make_halves(x, NULL, held, n, out);
+}
 #endif
 
-CLONES static int widen_plainly(const void *x, int type, Py_ssize_t n, double *restrict out) {
+static int has_halves(void) {
+#if HAS_CLONES
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+#else
+    return 0;
+#endif
+}
+
+CLONES int widen_plainly(const void *x, int type, Py_ssize_t n, double *restrict out) {
     const uint16_t *x16 = x;
     const uint8_t *x8 = x;
     const float *xf = x;
@@ -152,11 +191,10 @@ CLONES static int widen_plainly(const void *x, int type, Py_ssize_t n, double *r
 }
 
 static int widen(const Feed *feed, int32_t term, Py_ssize_t at, Py_ssize_t size, double *out) {
-    int type = ((const uint8_t *)feed->codes.buf)[term];
-    const char *x = (const char *)feed->terms[term].buf + at * ITEM[type];
+    int type = type_of(feed, term);
+    const void *x = place_of(feed, term, at);
 #if HAS_CLONES
-    if (type == F16 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))
-        return widen_halves((const uint16_t *)x, size, out) >= 0x7C00;
+    if (type == F16 && has_halves()) return widen_halves(x, size, out) >= 0x7C00;
 #endif
     return widen_plainly(x, type, size, out);
 }
@@ -214,13 +252,33 @@ static void mask_row(const Feed *feed, Py_ssize_t row, Py_ssize_t at, Py_ssize_t
 int make_row(const Feed *feed, Py_ssize_t row, Py_ssize_t at, Py_ssize_t size, double *out,
              Held *held) {
     const int32_t *pair = (const int32_t *)feed->pairs.buf + 2 * row;
-    int bad = widen(feed, pair[0], at, size, out);
-    if (pair[1] >= 0) {
+    int bad = 0, halves = type_of(feed, pair[0]) == F16 && has_halves();
+    if (pair[1] < 0) {
+        bad = widen(feed, pair[0], at, size, out);
+#if HAS_CLONES
+    } else if (!held && halves && type_of(feed, pair[1]) == F16) {
+        bad = subtract_halves(place_of(feed, pair[0], at), place_of(feed, pair[1], at), size,
+                              out) >= 0x7C00;
+#endif
+    } else {
+        Held own;
+        if (!held) {
+            own.term = -1;
+            held = &own;
+        }
         if (held->term != pair[1]) {
-            bad |= widen(feed, pair[1], at, size, held->values);
+            bad = widen(feed, pair[1], at, size, held->values);
             held->term = pair[1];
         }
-        subtract(out, held->values, size);
+#if HAS_CLONES
+        if (halves) {
+            bad |= subtract_held(place_of(feed, pair[0], at), held->values, size, out) >= 0x7C00;
+        } else
+#endif
+        {
+            bad |= widen(feed, pair[0], at, size, out);
+            subtract(out, held->values, size);
+        }
     }
     if (feed->masked) mask_row(feed, row, at, size, out);
     return bad;
