@@ -34,6 +34,8 @@ void close_feed(Feed *feed);
 int make_row(const Feed *feed, Py_ssize_t row, Py_ssize_t at, Py_ssize_t size, double *out,
              Held *held);
 int make_strip(const Feed *feed, Py_ssize_t at, Py_ssize_t size, double *strip, Py_ssize_t stride);
+/* Sum weighted rows where they are halves that nothing happens to; gives for how many columns. */
+Py_ssize_t sum_plain(const Feed *feed, const double *weights, double *out, int *bad);
 int widen_plainly(const void *x, int type, Py_ssize_t n, double *restrict out);
 void draw(uint64_t *random, uint64_t start, Py_ssize_t n, uint64_t first, uint64_t second);
 

@@ -7,7 +7,7 @@
 #include "_feeds.h"
 
 enum { N_BINS = 1 << 14, SHIFT = 43, OFFSET = ((1023 - 24) << 9) - 1 };
-enum { COLUMNS = 128, LONG = 512, BLOCK = 1 << 14, AHEAD = 16 };
+enum { COLUMNS = 128, LONG = 512, BLOCK = 1 << 14 };
 
 INLINE uint64_t pattern_of(double value) { return as_bits(value) & 0x7FFFFFFFFFFFFFFFull; }
 
@@ -119,8 +119,9 @@ static PyObject *weigh(PyObject *module, PyObject *args) {
     const double *weights = views[0].buf;
     double *out = views[1].buf, *strip = malloc((size_t)n * COLUMNS * sizeof(double));
     Py_BEGIN_ALLOW_THREADS
-    memset(out, 0, (size_t)views[1].len);
-    for (Py_ssize_t at = 0; at < m && strip; at += COLUMNS) {
+    Py_ssize_t done = sum_plain(&feed, weights, out, &bad);
+    memset(out + done, 0, (size_t)(m - done) * sizeof(double));
+    for (Py_ssize_t at = done; at < m && strip; at += COLUMNS) {
         Py_ssize_t size = m - at < COLUMNS ? m - at : COLUMNS;
         bad |= make_strip(&feed, at, size, strip, COLUMNS);
         for (Py_ssize_t i = 0; i < n; i++)
@@ -146,7 +147,7 @@ static PyObject *count(PyObject *module, PyObject *args) {
     if (feed.elected) return refuse(&feed, &view, 1);
     Py_BEGIN_ALLOW_THREADS
     double values[LONG];
-    uint32_t bins[LONG + AHEAD] = {0};
+    uint32_t bins[LONG];
     for (Py_ssize_t i = 0; i < feed.n_rows; i++) {
         Bin *table = (Bin *)view.buf + i * N_BINS;
         for (Py_ssize_t at = 0; at < feed.n_columns; at += LONG) {
@@ -156,7 +157,6 @@ static PyObject *count(PyObject *module, PyObject *args) {
             for (Py_ssize_t j = 0; j < size; j++) {
                 uint64_t bits = pattern_of(values[j]);
                 Bin *bin = &table[bins[j]];
-                FETCH(&table[bins[j + AHEAD]]);
                 if (!bin->less_equal_more[1]) bin->seen = bits;
                 uint64_t seen = bin->seen;
                 /* Were it one of the three that is added to, the next bin's loads would wait for
