@@ -148,8 +148,7 @@ class Source(ABC):
         n_elements = info.n_elements
         if not 0 <= start <= stop <= n_elements:
             raise CheckpointError(
-                f"{self.name}: {key}: a range must lie in 0..{n_elements}, "
-                f"but got {start}..{stop}"
+                f"{self.name}: {key}: a range must lie in 0..{n_elements}, but got {start}..{stop}"
             )
         if out.nbytes != (stop - start) * info.dtype.itemsize:
             raise CheckpointError(

@@ -159,11 +159,7 @@ static PyObject *count(PyObject *module, PyObject *args) {
                 Bin *bin = &table[bins[j]];
                 if (!bin->less_equal_more[1]) bin->seen = bits;
                 uint64_t seen = bin->seen;
-                /* Were it one of the three that is added to, the next bin's loads would wait for
-                 * this one's comparison, which says where the store goes. */
-                bin->less_equal_more[0] += bits < seen;
-                bin->less_equal_more[1] += bits == seen;
-                bin->less_equal_more[2] += bits > seen;
+                bin->less_equal_more[(bits >= seen) + (bits > seen)]++;
             }
         }
     }

@@ -287,9 +287,7 @@ class Masked(Work):
             self._open[i].append(found)
         return True
 
-    def _decide(
-        self, i: int, start: int, values: Doubles
-    ) -> tuple[npt.NDArray[np.uint8], Unsure]:
+    def _decide(self, i: int, start: int, values: Doubles) -> tuple[npt.NDArray[np.uint8], Unsure]:
         assert self._counts is not None
         bits = patterns(values)
         table = self._counts.table(i)[bins_of(bits)]
@@ -324,9 +322,7 @@ class _Waiting:
 
     def __init__(self, found: list[list[Unsure]], counts: Counts) -> None:
         n = len(found)
-        self._found = [
-            np.concatenate(parts) if parts else np.empty(0, _UNSURE) for parts in found
-        ]
+        self._found = [np.concatenate(parts) if parts else np.empty(0, _UNSURE) for parts in found]
         self.n = sum(map(len, self._found))
         self._begins = [0] * (n + 1)
         self._which: list[npt.NDArray[np.int64]] = []
@@ -340,10 +336,8 @@ class _Waiting:
             begin = self._begins[i]
             self._begins[i + 1] = begin + len(wanted) + 1
             self._which.append(which)
-            bins, first, place = np.unique(
-                bins_of(wanted), return_index=True, return_inverse=True
-            )
-            # What stands before a value's bin in the order, less what is counted of open bins there.
+            bins, first, place = np.unique(bins_of(wanted), return_index=True, return_inverse=True)
+            # What stands before a value's bin, less what is counted of open bins there.
             table = counts.table(i)[bins]
             sizes = counts_of(table)
             self._base.append((table["before"] - (np.cumsum(sizes) - sizes))[place])
