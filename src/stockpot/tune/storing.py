@@ -6,84 +6,28 @@ with all its parameters at once; a mark is there or not; a trial's end is one ro
 
 from __future__ import annotations
 
-import json
 import os
-from abc import abstractmethod
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stockpot.errors import MissingExtraError, StudyError
-from stockpot.tune.claims import WorkerBook
+from stockpot.tune.books import Book
+from stockpot.tune.soundness import (
+    RESULT_SHAPE,
+    SETTINGS_SHAPE,
+    check_trials,
+    read_object,
+    reading,
+)
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
-__all__ = ["Book", "KeptMark", "StudyStore", "open_store"]
+__all__ = ["StudyStore", "open_store"]
 
 _NAME = "stockpot"
-
-
-@dataclass(frozen=True, slots=True)
-class KeptMark:
-    """A mark as it is stored.
-
-    Attributes:
-        candidate: The candidate's key.
-        task: The task's key.
-        name: The task's name.
-        scores: By scorer.
-        facts: Of the picture.
-        elapsed_s: Seconds that it took.
-    """
-
-    candidate: str
-    task: str
-    name: str
-    scores: Mapping[str, float]
-    facts: Mapping[str, float] = field(default_factory=dict)
-    elapsed_s: float = 0.0
-
-
-class Book(WorkerBook):
-    """What a study keeps besides its trials: settings, candidates, marks, pictures, claims."""
-
-    @abstractmethod
-    def note(self, key: str) -> str | None:
-        """Read a text by its key."""
-
-    @abstractmethod
-    def put_note(self, key: str, text: str) -> None:
-        """Write a text, in place of one that is there."""
-
-    @abstractmethod
-    def put_candidate(self, key: str, recipe: str) -> None:
-        """Write down a candidate's recipe, once."""
-
-    @abstractmethod
-    def candidate(self, key: str) -> str | None:
-        """Read a candidate's recipe."""
-
-    @abstractmethod
-    def put_mark(self, mark: KeptMark, picture: bytes | None = None) -> bool:
-        """Write a mark and its picture (a PNG file) unless there is one; whether it was written."""
-
-    @abstractmethod
-    def marks(self, candidate: str | None = None) -> list[KeptMark]:
-        """Read the marks of a candidate, or of all."""
-
-    @abstractmethod
-    def count_marks(self, tasks: Collection[str]) -> int:
-        """Count the marks of all candidates for some tasks, by the tasks' keys."""
-
-    @abstractmethod
-    def picture(self, candidate: str, task: str) -> bytes | None:
-        """Read a picture, if it was kept."""
-
-    def close(self) -> None:
-        """Let go of the file."""
 
 
 class StudyStore:
@@ -131,9 +75,17 @@ class StudyStore:
         return found
 
     def all_trials(self) -> list[FrozenTrial]:
-        """Read all trials, in the order of their numbers."""
-        found = self.trials.get_all_trials(self.study_id(), deepcopy=False)
-        return sorted(found, key=lambda trial: trial.number)
+        """Read all trials, in the order of their numbers.
+
+        Raises:
+            StudyError: There is no study, or it holds what Stockpot never writes.
+        """
+        study_id = self.study_id()
+        with reading(self.where, "the trials"):
+            found = self.trials.get_all_trials(study_id, deepcopy=False)
+            found = sorted(found, key=lambda trial: trial.number)
+        check_trials(self.where, found)
+        return found
 
     def add_trial(
         self,
@@ -197,7 +149,12 @@ class StudyStore:
     def settings(self) -> dict[str, Any] | None:
         """Read what was searched and how; None for a study that is new."""
         text = self.book.note("settings")
-        return None if text is None else dict(json.loads(text))
+        return None if text is None else read_object(self.where, "settings", text, SETTINGS_SHAPE)
+
+    def result(self) -> dict[str, Any] | None:
+        """Read how a study ended, as `result_json` made it; None for one that has not."""
+        text = self.book.note("result")
+        return None if text is None else read_object(self.where, "result", text, RESULT_SHAPE)
 
     def close(self) -> None:
         """Let go of the file."""
