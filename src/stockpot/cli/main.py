@@ -35,6 +35,7 @@ from stockpot.cli import (
     tuning,
     tuning_study,
 )
+from stockpot.cli.clustering import ClusterCommand
 from stockpot.cli.output import safe_text
 from stockpot.errors import StockpotError
 
@@ -49,8 +50,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("inspect")(inspecting.inspect_files)
-app.command("mean")(merging.mean_of_files)
-app.command("merge")(merging.merge_recipe)
+app.command("mean", cls=ClusterCommand)(merging.mean_of_files)
+app.command("merge", cls=ClusterCommand)(merging.merge_recipe)
 app.command("swap")(components.swap_components)
 app.command("extract")(components.extract_component)
 app.command("inject")(components.inject_components)
@@ -60,7 +61,7 @@ app.command("convert")(components.convert_model)
 app.command("repair")(repairing.repair_file)
 app.command("methods")(methods.list_methods)
 app.command("score")(scoring.score_pictures)
-app.command("compare")(comparing.compare_files)
+app.command("compare", cls=ClusterCommand)(comparing.compare_files)
 app.command("explain")(explaining.explain_mix)
 app.command("convergence")(converging.trace_growth)
 app.command("verify")(telling.verify_file)

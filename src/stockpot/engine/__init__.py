@@ -10,6 +10,7 @@ from stockpot.engine.budget import (
 )
 from stockpot.engine.components import SWAPPABLE, convert, extract, prune, swap, unprune
 from stockpot.engine.composing import Ancestor, compare_shares, shares_of
+from stockpot.engine.crews import Ask, Crew, Opening, Post
 from stockpot.engine.estimating import Estimate, MethodCosts, estimate_plan, method_costs
 from stockpot.engine.forms import Form, Pipeline, arranged, in_form
 from stockpot.engine.history import History, InputRecord, Part, Step, read_history
@@ -29,8 +30,10 @@ __all__ = [
     "DEFAULT_MEMORY",
     "SWAPPABLE",
     "Ancestor",
+    "Ask",
     "Book",
     "Chunking",
+    "Crew",
     "Digests",
     "Estimate",
     "Form",
@@ -41,9 +44,11 @@ __all__ = [
     "MergeResult",
     "Meter",
     "MethodCosts",
+    "Opening",
     "Part",
     "Pipeline",
     "Plan",
+    "Post",
     "Progress",
     "ProgressCallback",
     "Remade",

@@ -25,6 +25,7 @@ from stockpot.checkpoints import (
 )
 from stockpot.engine.again import check_again
 from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, give_back_memory, take_chunks
+from stockpot.engine.crews import Crew
 from stockpot.engine.forms import Form, Pipeline, arranged, in_form, make_sink
 from stockpot.engine.history import PROVENANCE_KEY, RECIPE_KEY, Step
 from stockpot.engine.labels import with_sha256
@@ -50,6 +51,7 @@ from stockpot.engine.resuming import (
 )
 from stockpot.engine.retelling import original
 from stockpot.engine.running import Digests, Meter, ProgressCallback, run_plan
+from stockpot.engine.sharing import job_of, run_on_crew
 from stockpot.engine.stopping import Stop, heeding
 from stockpot.engine.tensor_tables import TENSORS_KEY, table_of
 from stockpot.errors import (
@@ -64,6 +66,8 @@ __all__ = [
     "Again",
     "MergeResult",
     "Settings",
+    "chunking_of",
+    "compiled_of",
     "compute",
     "merge",
     "merge_in_memory",
@@ -93,6 +97,7 @@ class Settings:
         journal: Keep a journal, so that a stopped run can be gone on from.
         stop: Ends the run early, with what is done kept.
         tell: Is told sentences that people want to know at once.
+        crew: Who makes the tensors; None: threads of this process. The bytes are the same.
     """
 
     memory: int = DEFAULT_MEMORY
@@ -109,6 +114,7 @@ class Settings:
     journal: bool = True
     stop: Stop | None = None
     tell: Callable[[str], None] | None = None
+    crew: Crew | None = None
 
     @property
     def n_threads(self) -> int:
@@ -244,6 +250,7 @@ def merge(
         CheckpointError: An input cannot be read or holds NaN; nothing was saved.
         MemoryBudgetError: The plan needs more memory than it may have.
         StoppedError: `settings.stop` asked for it.
+        ClusterError: `settings.crew` has no workers, or they do not see the inputs.
 
     Example:
         >>> from stockpot.recipes import make_recipe
@@ -266,6 +273,7 @@ def merge(
                 metadata=metadata,
                 progress=progress,
                 again=again,
+                folder=folder,
             )
     start = time.monotonic()
     path = Path(output)
@@ -280,7 +288,7 @@ def merge(
     plan, arrangement = arranged(make_plan(recipe, sources, dtype), pipeline)
     # A tensor that is cut or transposed on its way out is held whole.
     held = settings.n_threads * (arrangement.buffer_bytes(plan.infos) if arrangement else 0)
-    chunking = _chunking(plan, replace(settings, memory=settings.memory - held))
+    chunking = chunking_of(plan, replace(settings, memory=settings.memory - held))
     ancestry = trace(plan)
     files = arrangement.infos(plan.infos) if arrangement else {"": plan.infos}
     if again is None:
@@ -319,7 +327,13 @@ def merge(
             )
         if settings.recheck:
             recheck_inputs(plan, known, heeding(progress, settings.stop))
-        digests = compute(plan, sink, settings, progress, chunking, kept)
+        if settings.crew is None:
+            digests = compute(plan, sink, settings, progress, chunking, kept)
+        else:
+            digests = run_on_crew(
+                settings.crew, plan, sink, job_of(plan, folder, settings), progress=progress,
+                done=kept, stop=settings.stop,
+            )  # fmt: skip
         digests.outputs.update(known.outputs)
         digests.inputs.update(known.inputs)
         if settings.hashes:
@@ -419,10 +433,10 @@ def compute(
     return run_plan(
         plan,
         sink,
-        chunking or _chunking(plan, settings),
+        chunking or chunking_of(plan, settings),
         hashes=settings.hashes,
         allow_nonfinite=settings.allow_nonfinite,
-        compiled=_compiled(settings),
+        compiled=compiled_of(settings),
         progress=progress,
         done=done,
         stop=settings.stop,
@@ -449,13 +463,15 @@ def _with(told: Mapping[str, str], metadata: Mapping[str, str]) -> dict[str, str
     return {**told, **{key: text for key, text in metadata.items() if key not in own}}
 
 
-def _compiled(settings: Settings) -> bool:
+def compiled_of(settings: Settings) -> bool:
+    """Whether the C kernel runs."""
     from stockpot.methods import HAS_COMPILED_KERNEL
 
     return settings.compiled and HAS_COMPILED_KERNEL
 
 
-def _chunking(plan: Plan, settings: Settings) -> Chunking:
+def chunking_of(plan: Plan, settings: Settings) -> Chunking:
+    """Cut a plan's work as the settings say; see `take_chunks`."""
     factors = sum(
         source.held_bytes(settings.n_threads)
         for source in map(original, plan.sources.values())
@@ -466,5 +482,5 @@ def _chunking(plan: Plan, settings: Settings) -> Chunking:
         settings.memory - factors,
         settings.n_threads,
         settings.chunk_elements,
-        compiled=_compiled(settings),
+        compiled=compiled_of(settings),
     )
