@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from stockpot.cli.clustering import ClusterCommand, OnCluster
+
 __all__ = ["app", "tune_recipe"]
 
 
@@ -34,7 +36,7 @@ _SPACE = (
 )
 
 
-@app.command("run")
+@app.command("run", cls=ClusterCommand)
 def tune_recipe(
     recipe_file: Annotated[
         Path, typer.Argument(metavar="RECIPE", help="A recipe with search(low, high[, step]).")
@@ -116,7 +118,10 @@ def tune_recipe(
     pictures: Annotated[
         bool, typer.Option("--pictures", help="Keep every picture in the study.")
     ] = False,
-    workers: Annotated[int, typer.Option(help="Processes on this machine.")] = 1,
+    workers: Annotated[
+        int, typer.Option(help="Processes on this machine; with --cluster on each node.")
+    ] = 1,
+    cluster: OnCluster = None,
     batch: Annotated[
         int, typer.Option(help="Pictures drawn at once. Above 1, a study that was killed may go "
                           "on a hair differently than one that was not.")

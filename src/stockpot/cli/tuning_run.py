@@ -36,9 +36,12 @@ if TYPE_CHECKING:
         Search,
         Space,
         StudyStore,
+        Task,
     )
 
-__all__ = ["Wishes", "run_study", "space_of", "tuned_recipe"]
+__all__ = [
+    "Wishes", "open_wished", "run_study", "search_stage", "space_of", "stages_of", "tuned_recipe",
+]  # fmt: skip
 
 #: Set for the further processes of one command: who started them.
 _PARENT = "STOCKPOT_TUNE_PARENT"
@@ -79,6 +82,7 @@ class Wishes:
     hires: bool
     pictures: bool
     workers: int
+    cluster: str | None
     batch: int
     memory: str | None
     threads: int
@@ -105,6 +109,7 @@ def run_study(wishes: Wishes) -> None:
     from stockpot.tune import check_tally
 
     check_tally(wishes.tally)
+    _memory(wishes)
     for output in (wishes.output, wishes.merge):
         if output is not None and output.exists() and not wishes.overwrite:
             raise OutputExistsError(f"{output} is there already; use another name, or --overwrite")
@@ -116,8 +121,9 @@ def run_study(wishes: Wishes) -> None:
 
 
 def _run(wishes: Wishes) -> None:
+    from stockpot.cli.tuning_crew import tune_on_cluster
     from stockpot.cli.tuning_view import print_result
-    from stockpot.tune import hold_out, judge, open_store, result_json
+    from stockpot.tune import CallableExaminer, hold_out, judge, open_store, result_json
 
     is_child = _PARENT in os.environ
     recipe, layout = tuned_recipe(wishes.recipe_file, outside=wishes.outside)
@@ -125,14 +131,22 @@ def _run(wishes: Wishes) -> None:
     with ExitStack() as stack:
         if is_child:
             _die_with_parent()
+        if wishes.cluster is not None:
+            tune_on_cluster(wishes, recipe, layout, exam, held)
         store = stack.enter_context(open_store(wishes.study))
-        examiner = stack.enter_context(_examiner(wishes, recipe))
-        stages = _stages(wishes, store, recipe, layout, exam, stack)
+        # What is there after a cluster did it needs no examiner to be read.
+        examiner = (
+            stack.enter_context(open_wished(wishes, recipe.to_yaml()))
+            if wishes.cluster is None
+            else CallableExaminer(_refuse)
+        )
+        stages = stages_of(wishes, store, recipe, layout, exam, stack)
         first = next(stages)
-        children = [] if is_child else stack.enter_context(_children(wishes.workers - 1))
-        done = [_search(first, examiner, is_child)]
+        alone = is_child or wishes.cluster is not None
+        children = [] if alone else stack.enter_context(_children(wishes.workers - 1))
+        done = [search_stage(first, examiner, is_child)]
         for stage in stages:
-            done.append(_search(stage, examiner, is_child))
+            done.append(search_stage(stage, examiner, is_child))
         shown = None if is_child else _say_held_out
         failures = hold_out(done, examiner, held, wishes.finalists, shown)
         result = judge(done, held, wishes.finalists, failures)
@@ -143,6 +157,10 @@ def _run(wishes: Wishes) -> None:
         store.book.put_note("result", json.dumps(result_json(result)))
         _write(wishes, recipe, store, result)
         print_result(store, result, wishes.json_)
+
+
+def _refuse(recipe: Recipe, task: Task) -> float:
+    raise AssertionError(f"{task.name}: the workers have left this one undone")
 
 
 def _say_held_out(name: str) -> None:
@@ -235,16 +253,18 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-@contextmanager
-def _examiner(wishes: Wishes, recipe: Recipe) -> Iterator[Examiner]:
-    from stockpot.engine import parse_size
+def open_wished(wishes: Wishes, recipe_text: str) -> Examiner:
+    """Open the examiner that options describe; also where a worker of a cluster runs.
+
+    Args:
+        wishes: The options.
+        recipe_text: Of the recipe, with holes.
+    """
+    from stockpot.recipes import parse_recipe
     from stockpot.scores import Setting, make_scorer, read_scales
     from stockpot.tune import open_examiner
 
-    try:
-        n_bytes = None if wishes.memory is None else parse_size(wishes.memory)
-    except ValueError as error:
-        raise typer.BadParameter(f"--memory: {error}") from error
+    n_bytes = _memory(wishes)
     setting = Setting(wishes.files, wishes.device)
     known = read_scales(wishes.scales) if wishes.scales is not None else None
     scorers = {n: make_scorer(n, setting, known) for n in _scorers(wishes)}
@@ -254,20 +274,28 @@ def _examiner(wishes: Wishes, recipe: Recipe) -> Iterator[Examiner]:
                 f"{name}: it compares pictures with each other, so its scores of one candidate say "
                 "nothing about another; use it with `stockpot score`"
             )
-    with open_examiner(
-        recipe, scorers, folder=wishes.recipe_file.parent, memory=n_bytes,
+    return open_examiner(
+        parse_recipe(recipe_text), scorers, folder=wishes.recipe_file.parent, memory=n_bytes,
         threads=wishes.threads, batch=wishes.batch, vae=wishes.vae, te=wishes.te,
         config=wishes.config, device=wishes.device, dtype=wishes.dtype,
         tokenizer=wishes.tokenizer,
-    ) as examiner:  # fmt: skip
-        yield examiner
+    )  # fmt: skip
+
+
+def _memory(wishes: Wishes) -> int | None:
+    from stockpot.engine import parse_size
+
+    try:
+        return None if wishes.memory is None else parse_size(wishes.memory)
+    except ValueError as error:
+        raise typer.BadParameter(f"--memory: {error}") from error
 
 
 def _scorers(wishes: Wishes) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*wishes.score, *(wishes.record or [])]))
 
 
-def _stages(
+def stages_of(
     wishes: Wishes,
     store: StudyStore,
     recipe: Recipe,
@@ -275,7 +303,19 @@ def _stages(
     exam: Exam,
     stack: ExitStack,
 ) -> Iterator[Search]:
-    """One search, and with --refine another one around its best."""
+    """One search, and with --refine another one around its best.
+
+    Args:
+        wishes: The options.
+        store: Where the study is kept.
+        recipe: With holes.
+        layout: Of the pool.
+        exam: What candidates draw.
+        stack: Closes the searches.
+
+    Yields:
+        Each when the one before has ended.
+    """
     from stockpot.tune import (
         NEAR,
         Baseline,
@@ -375,7 +415,15 @@ def _identity(recipe: Recipe, folder: Path) -> str:
     return "\n".join(told)
 
 
-def _search(search: Search, examiner: Examiner, quiet: bool) -> Search:
+def search_stage(search: Search, examiner: Examiner, quiet: bool, last: bool = True) -> Search:
+    """Run one stage of a study to its end.
+
+    Args:
+        search: The stage.
+        examiner: Draws and scores.
+        quiet: Print nothing.
+        last: Whether nobody else says that it has ended.
+    """
     from stockpot.tune import run_search
 
     start = time.monotonic()
@@ -391,7 +439,7 @@ def _search(search: Search, examiner: Examiner, quiet: bool) -> Search:
              f"{time.monotonic() - start:.0f} s")  # fmt: skip
 
     run_search(search, examiner, None if quiet else told)
-    if not quiet:
+    if not quiet and last:
         note(f"the search has ended: {search.why_done}")
     return search
 

@@ -113,10 +113,10 @@ def _started(n_cpus: int) -> Iterator[None]:
 def _joined(address: str) -> Iterator[None]:
     import ray
 
+    _knock(address)
     if ray.is_initialized():
         yield
         return
-    _knock(address)
     try:
         with _quiet(), _signals():
             ray.init(address=address, log_to_driver=False, configure_logging=False)

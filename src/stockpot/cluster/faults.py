@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
+from types import FunctionType
 
 from stockpot import errors
-from stockpot.errors import ClusterError, PreflightError, Problem, StockpotError
+from stockpot.errors import (
+    ClusterError,
+    MissingExtraError,
+    MissingWeightsError,
+    PreflightError,
+    Problem,
+    StockpotError,
+)
 
 __all__ = ["Fault", "fault_of"]
+
+# Another node may well have what is missing on this one.
+_OF_A_MACHINE = (PreflightError, ClusterError, MissingExtraError, MissingWeightsError)
 
 
 @dataclass(frozen=True)
@@ -48,9 +59,11 @@ class Fault:
             return error
         kind = getattr(errors, self.kind)
         text = self.text
-        if issubclass(kind, PreflightError | ClusterError) or self.system:
+        if issubclass(kind, _OF_A_MACHINE) or self.system:
             text = "\n".join(f"node {node}: {line}" for line in text.splitlines())
-        error = kind.__new__(kind, text)
+        # Some kinds make their words of other arguments; these have them already.
+        makes_words = isinstance(kind.__init__, FunctionType)
+        error = kind.__new__(kind, text) if makes_words else kind(text)
         error.args = (text,)
         if self.problems:
             error.problems = self.problems  # type: ignore[attr-defined]
@@ -66,7 +79,7 @@ def fault_of(error: BaseException) -> Fault:
         error: Any.
 
     Example:
-        >>> fault_of(CheckpointError("a.safetensors: cannot be read")).error("n1")
+        >>> fault_of(errors.CheckpointError("a.safetensors: cannot be read")).error("n1")
         CheckpointError('a.safetensors: cannot be read')
         >>> fault_of(KeyError("x")).kind
         ''

@@ -34,6 +34,7 @@ from stockpot.tune.results import (
 )
 from stockpot.tune.searching import Candidate, Search, candidate_key, run_search
 from stockpot.tune.settings import NEAR, Baseline, Limits, SearchSettings
+from stockpot.tune.sharing import CrewExaminer, examine_on_crew
 from stockpot.tune.spaces import SPACES, Dial, Space, make_space
 from stockpot.tune.storing import Book, KeptMark, StudyStore, open_store
 from stockpot.tune.tallying import AUTOMBW_TALLIES, TALLIES, check_tally, scores_of, tally
@@ -53,6 +54,7 @@ __all__ = [
     "CallableExaminer",
     "Candidate",
     "Claims",
+    "CrewExaminer",
     "Dial",
     "Drift",
     "Effect",
@@ -82,6 +84,7 @@ __all__ = [
     "compare_marks",
     "estimate_effects",
     "evidence",
+    "examine_on_crew",
     "fill_holes",
     "find_holes",
     "guard",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from stockpot.errors import StudyError, TallyError
+from stockpot.errors import LostWorkerError, StoppedError, StudyError, TallyError
 from stockpot.recipes import Recipe, parse_recipe
 from stockpot.tune.baselines import UNIFORM
 from stockpot.tune.exam import Exam
@@ -189,6 +189,8 @@ def hold_out(
                 recipe = _recipe(search, trial)
                 for mark in examiner.examine(recipe, tasks, pictures=True):
                     search.keep_mark(key, mark, exam[mark.task])
+            except (LostWorkerError, StoppedError):
+                raise
             except Exception as error:  # as in the search: one that fails must not end it
                 failures[name] = f"{type(error).__name__}: {error}"[:2000]
                 search.store.book.put_note(f"failed {claim}", failures[name])

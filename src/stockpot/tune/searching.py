@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, final
 
-from stockpot.errors import StudyError
+from stockpot.errors import LostWorkerError, StoppedError, StudyError
 from stockpot.recipes import Origin, Recipe, Save, canonical
 from stockpot.tune.claims import Claims
 from stockpot.tune.exam import Exam, Task
@@ -422,10 +422,14 @@ def run_search(
 
     Raises:
         StudyError: Nothing but failures.
+        LostWorkerError: The examiner is gone; the candidate is not, and another goes on with it.
+        StoppedError: Somebody asked for it; the same holds.
     """
     while (candidate := search.next_candidate()) is not None:
         try:
             _examine(search, examiner, candidate)
+        except (LostWorkerError, StoppedError):
+            raise  # the candidate can be gone on with, by another worker or later
         except Exception as error:  # one bad candidate must not end hours of work
             search.fail(candidate, error)
         else:
