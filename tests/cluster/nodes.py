@@ -22,6 +22,8 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
+TOKEN = secrets.token_hex(32)  # Ray reads it once a process
+
 
 class Nodes:
     """A cluster of a head and whatever was added.
@@ -80,7 +82,7 @@ def start_nodes(cpus: int = 1, names: tuple[str, ...] = ("first", "second")) -> 
     Yields:
         The nodes.
     """
-    wanted = {**ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    wanted = {**ENVIRONMENT, "RAY_AUTH_TOKEN": TOKEN}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     folder = Path(tempfile.mkdtemp(prefix="stockpot-nodes-", dir="/tmp"))

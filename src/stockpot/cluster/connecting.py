@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from importlib.util import find_spec
 
 from stockpot.cluster.sharing import RayCrew
@@ -71,12 +72,13 @@ def open_cluster(
         raise MissingExtraError("working on many machines", "cluster")
     address = address or os.environ.get("RAY_ADDRESS", "") or LOCAL
     with ExitStack() as stack:
-        stack.enter_context(_environment(_EVERYWHERE))
-        if address == LOCAL:
-            stack.enter_context(_environment({**_LOCAL, "RAY_AUTH_TOKEN": secrets.token_hex(32)}))
-            stack.enter_context(_started(max(threads or os.cpu_count() or 1, workers)))
-        else:
-            stack.enter_context(_joined(address))
+        alone = address == LOCAL
+        # Before Ray is loaded: it reads some of them only then.
+        wanted = {**_LOCAL, "RAY_AUTH_TOKEN": _token()} if alone else {}
+        stack.enter_context(_environment({**_EVERYWHERE, **wanted}))
+        stack.enter_context(_quiet())
+        n_cpus = max(threads or os.cpu_count() or 1, workers)
+        stack.enter_context(_started(n_cpus) if alone else _joined(address))
         crew = RayCrew(workers, gpus=gpus, tell=tell)
         if not crew.nodes:
             needs = "a graphics card" if gpus else "a processor"
@@ -93,7 +95,7 @@ def _started(n_cpus: int) -> Iterator[None]:
         return
     folder = _folder()
     try:
-        with _quiet(), _signals():
+        with _signals():
             ray.init(
                 address="local", num_cpus=n_cpus, include_dashboard=False,
                 object_store_memory=_STORE_BYTES, log_to_driver=False, configure_logging=False,
@@ -118,7 +120,7 @@ def _joined(address: str) -> Iterator[None]:
         yield
         return
     try:
-        with _quiet(), _signals():
+        with _signals():
             ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         said = str(error).strip().splitlines()
@@ -131,6 +133,12 @@ def _joined(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@cache
+def _token() -> str:
+    """What proves that a process belongs to us; Ray reads it once."""
+    return secrets.token_hex(32)
 
 
 def _knock(address: str) -> None:
@@ -188,11 +196,17 @@ def _signals() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Let Ray say what is wrong by errors, and nothing else."""
+    """Let Ray say what is wrong by errors, and nothing else: it prints to stdout, among results."""
+    import ray._private.worker as speaking
+
     logger = logging.getLogger("ray")
-    before = logger.level
+    before, prints = logger.level, getattr(speaking, "_worker_logs_enabled", None)
     logger.setLevel(logging.ERROR)
+    if prints is not None:
+        speaking._worker_logs_enabled = False
     try:
         yield
     finally:
         logger.setLevel(before)
+        if prints is not None:
+            speaking._worker_logs_enabled = prints
