@@ -27,6 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from stockpot.compare import compare, save_comparison
 from stockpot.engine import Progress, Settings, Stop, merge
 from stockpot.layouts import get_layout
 from stockpot.recipes import make_recipe
+from stockpot.tune import Examiner, KeptMark, examine_on_crew, open_store, run_search
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
 import nodes as ray_nodes  # noqa: E402
@@ -203,6 +205,74 @@ def run_compare(folder: Path, paths: dict[str, str], memory: int) -> list[dict[s
     return [_judged(told)]
 
 
+def open_surrogate(folder: str, sleep: float) -> Examiner:
+    """A scorer that sleeps, opened where a worker runs."""
+    sys.path.insert(0, folder)
+    import surrogate
+
+    return surrogate.examiner(sleep)  # type: ignore[no-any-return]
+
+
+def run_tune(folder: Path, n_trials: int, sleep: float) -> list[dict[str, Any]]:
+    """A study with one worker, with one on each of two nodes, and with three that are killed."""
+    tests = str(Path(__file__).parents[1] / "tests" / "tune")
+    opening = partial(open_surrogate, tests, sleep)
+    sys.path.insert(0, tests)
+    import surrogate
+
+    def study(name: str, names: tuple[str, ...], kills: tuple[int, ...] = ()) -> dict[str, Any]:
+        path = folder / f"{name}.db"
+        path.unlink(missing_ok=True)
+
+        def use(examiner: Examiner) -> None:
+            with open_store(path) as store:
+                with surrogate.make_search(store, n_trials, stop_p=None) as search:
+                    run_search(search, examiner)
+
+        def marks() -> list[KeptMark]:
+            with open_store(path) as store:
+                return store.book.marks()
+
+        def killer() -> None:
+            for n_marks in kills:
+                while not path.exists() or len(marks()) < n_marks:
+                    time.sleep(0.1)
+                ray_nodes.kill(ray_nodes.workers()[0])
+
+        told: list[str] = []
+        with ray_nodes.start_nodes(names=names) as nodes:
+            with open_cluster(nodes.address, tell=told.append) as crew:
+                thread = threading.Thread(target=killer)
+                thread.start()
+                seconds = timed(lambda: examine_on_crew(crew, opening, use))
+                thread.join()
+        with open_store(path) as store:
+            trials = store.all_trials()
+        found = [(mark.candidate, mark.task) for mark in marks()]
+        candidates = {trial.user_attrs["candidate"] for trial in trials}
+        return {
+            "seconds": seconds,
+            "trials": len(trials),
+            "complete": sum(trial.state.name == "COMPLETE" for trial in trials),
+            "pictures": len(found),
+            "each_once": len(set(found)) == len(found) == surrogate.N_TASKS * len(candidates),
+            "lost_workers": sum("was lost" in line for line in told),
+        }
+
+    one = study("one", ("first",))
+    two = study("two", ("first", "second"))
+    killed = study("killed", ("first", "second"), (20, 60, 100))
+    ratio = round(two["seconds"] / one["seconds"], 3)
+    same = {
+        (found["trials"], found["complete"], found["each_once"]) for found in (one, two, killed)
+    }
+    n_all = n_trials + len(surrogate.baselines())
+    ok = ratio <= 0.65 and same == {(n_all, n_all, True)} and killed["lost_workers"] >= 3
+    return [{"what": f"tune: {n_all} candidates, {surrogate.N_TASKS} pictures of {sleep} s each",
+             "one_worker": one, "two_nodes": two, "ratio": ratio, "three_killed": killed,
+             "ok": ok}]  # fmt: skip
+
+
 def _judged(told: dict[str, Any]) -> dict[str, Any]:
     hashes = set(told["sha256"].values())
     told["ok"] = len(hashes) == 1 and told["killed_at"] > 0
@@ -217,6 +287,8 @@ def main() -> None:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--narrow", type=int, default=4)
     parser.add_argument("--memory", type=int, default=512, help="MiB")
+    parser.add_argument("--trials", type=int, default=27)
+    parser.add_argument("--sleep", type=float, default=0.5)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "stockpot-bench")
     parser.add_argument("--clean", action="store_true")
     options = parser.parse_args()
@@ -230,6 +302,8 @@ def main() -> None:
             if part in files:
                 paths = make_models(folder, narrow)
                 results = files[part](folder, paths, options.memory << 20)
+            else:
+                results = run_tune(folder, options.trials, options.sleep)
             for result in results:
                 ok &= bool(result["ok"])
                 print(json.dumps(result), flush=True)

@@ -111,9 +111,7 @@ def test_all_workers_draw_one_candidate_together(imagined: Any) -> None:
     with CrewExaminer(crew, opened, 3) as examiner:
         for _ in range(3):
             found = {mark.task: dict(mark.scores) for mark in examiner.examine(recipe, tasks)}
-            assert found == {
-                task.name: {"score": surrogate.score(recipe, task)} for task in tasks
-            }
+            assert found == {task.name: {"score": surrogate.score(recipe, task)} for task in tasks}
         assert list(examiner.examine(recipe, ())) == []
     assert crew.n_lost >= 1
     assert threading.active_count() < 10

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +23,16 @@ from stockpot.errors import ClusterError, PreflightError, StoppedError
 from stockpot.recipes import make_recipe
 
 NAMES = "abc"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def by_value() -> Iterator[None]:
+    """Workers need not find this file."""
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +63,6 @@ class Slow(Post):
         self.seconds = seconds
 
     def work(self, request: Any) -> Iterator[tuple[Any, int]]:
-        import os
-
         time.sleep(self.seconds)
         yield request, os.getpid()
 

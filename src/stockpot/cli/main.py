@@ -75,7 +75,7 @@ app.add_typer(adapting.app, name="lora")
 app.command("draw")(drawing.draw_pictures)
 app.command("grid")(gridding.draw_grid_of)
 app.add_typer(tuning.app, name="tune")
-app.command("select")(selecting.select_of_pool)
+app.command("select", cls=ClusterCommand)(selecting.select_of_pool)
 app.command("study")(studying.study_pool)
 app.command("demo")(showing.demo)
 

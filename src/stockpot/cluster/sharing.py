@@ -27,6 +27,7 @@ Take = Callable[[Item, Callable[[Any], Iterator[Any]]], None]
 _LOOK_S = 0.25
 _NODES_S = 2.0
 _MOST_STARTS = 3  # of a worker that finishes nothing
+_PAUSE_S = 2.0  # before a worker is started again; longer each time
 _PATIENCE_S = 60.0  # without any worker
 _SILENT_S = 20.0  # before somebody is told what is waited for
 
@@ -98,6 +99,11 @@ class RayCrew(Crew):
             if told["Alive"] and node.cpus >= 1 and self.workers_on(node):
                 found.append(node)
         return tuple(sorted(found, key=lambda node: (node.name, node.key)))
+
+    @property
+    def n_workers(self) -> int:
+        """How many workers all nodes together have."""
+        return sum(self.workers_on(node) for node in self.nodes)
 
     def workers_on(self, node: Node) -> int:
         """How many workers a node gets."""
@@ -180,10 +186,11 @@ class RayCrew(Crew):
         if place.lost and not any(lane.is_alive() for lane in place.lanes):
             place.actor, place.ready, place.lost, place.lanes = None, False, False, []
         if place.actor is None:
+            if time.monotonic() - place.since < _PAUSE_S * place.n_starts:
+                return
             if place.n_starts >= _MOST_STARTS:
                 place.gone = True
-                self._tell(f"node {place.node.name}: its worker was lost {_MOST_STARTS} times "
-                           "without finishing anything, and is done without")  # fmt: skip
+                self._tell(f"node {place.node.name}: no worker of it lives; the others go on")
                 return
             self._start(place, opening)
         if place.ready:
@@ -297,9 +304,8 @@ class RayCrew(Crew):
                     f"node {place.node.name}: a worker failed: {error.cause}; --debug shows where"
                 ) from error
             except ray.exceptions.RayError as error:
-                why = str(error).strip().splitlines()[0]
                 raise LostWorkerError(
-                    f"node {place.node.name}: a worker was lost ({type(error).__name__}: {why})"
+                    f"node {place.node.name}: a worker was lost ({type(error).__name__})"
                 ) from error
 
 
