@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stockpot.cli.clustering import crew_of
 from stockpot.cli.output import note
@@ -53,7 +53,7 @@ def tune_on_cluster(wishes: Wishes, recipe: Recipe, layout: Layout, exam: Exam, 
 
 def _absolute(wishes: Wishes) -> Wishes:
     """The same with paths that mean the same in every folder."""
-    found = {}
+    found: dict[str, Any] = {}
     for field in fields(Wishes):
         value = getattr(wishes, field.name)
         if isinstance(value, Path):

@@ -89,8 +89,9 @@ class RayCrew(Crew):
         """The nodes that can work, in the order of their names."""
         import ray
 
+        list_nodes: Any = ray.nodes  # which says nothing of types
         found = []
-        for told in ray.nodes():
+        for told in list_nodes():
             resources = told["Resources"]
             node = Node(
                 told["NodeID"], _name(told), int(resources.get("CPU", 0)),

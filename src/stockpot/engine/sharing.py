@@ -157,7 +157,7 @@ def run_on_crew(
         try:
             for found in ask(key):
                 if isinstance(found, Piece):
-                    sink.write(key, found.start, memoryview(found.data))
+                    sink.write(key, found.start, found.data.data)
                     # Reading is told of along with what comes of it.
                     share = costs[key] * found.n_bytes // max(1, n_bytes)
                     told += share
