@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 from stockpot.checkpoints import open_checkpoint
 from stockpot.compare import Comparison, compare, save_comparison
 from stockpot.engine import Progress, Settings, Stop, make_plan, merge, open_pool
+from stockpot.engine.jobs import Made, Piece, job_of
 from stockpot.engine.posting import PIECE_BYTES, open_merge
-from stockpot.engine.sharing import Made, Piece, job_of
 from stockpot.errors import (
     CheckpointError,
     ClusterError,

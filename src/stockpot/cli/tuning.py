@@ -146,6 +146,7 @@ def tune_recipe(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
     """Search for the numbers of a recipe's holes, and judge what was found on held-out pictures."""
+    from stockpot.cli.tuning_crew import tune_on_cluster
     from stockpot.cli.tuning_run import Wishes, run_study
 
     if min(trials, finalists, held_repeats, repeats, workers, batch) < 1:
@@ -155,4 +156,5 @@ def tune_recipe(
     if not 0 < radius <= 1:
         raise typer.BadParameter("--radius must be above 0 and at most 1")
     options = dict(locals())
-    run_study(Wishes(**{name: options[name] for name in Wishes.__dataclass_fields__}))
+    wishes = Wishes(**{name: options[name] for name in Wishes.__dataclass_fields__})
+    run_study(wishes, None if cluster is None else tune_on_cluster)

@@ -8,14 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import typer
 
@@ -43,6 +43,8 @@ __all__ = [
     "Wishes", "open_wished", "run_study", "search_stage", "space_of", "stages_of", "tuned_recipe",
 ]  # fmt: skip
 
+#: Draws what a search and its verdict need, somewhere else.
+Others: TypeAlias = "Callable[[Wishes, Recipe, Layout, Exam, Exam], None]"
 #: Set for the further processes of one command: who started them.
 _PARENT = "STOCKPOT_TUNE_PARENT"
 
@@ -100,11 +102,12 @@ class Wishes:
     json_: bool
 
 
-def run_study(wishes: Wishes) -> None:
+def run_study(wishes: Wishes, others: Others | None = None) -> None:
     """Search, hold out, print, and write what was asked for.
 
     Args:
         wishes: The options.
+        others: Does all that is to be drawn, on other machines.
     """
     from stockpot.tune import check_tally
 
@@ -114,14 +117,13 @@ def run_study(wishes: Wishes) -> None:
         if output is not None and output.exists() and not wishes.overwrite:
             raise OutputExistsError(f"{output} is there already; use another name, or --overwrite")
     try:
-        _run(wishes)
+        _run(wishes, others)
     except KeyboardInterrupt:
         note(f"stopped; what was drawn is kept in {wishes.study}: the same command goes on")
         raise typer.Exit(130) from None
 
 
-def _run(wishes: Wishes) -> None:
-    from stockpot.cli.tuning_crew import tune_on_cluster
+def _run(wishes: Wishes, others: Others | None) -> None:
     from stockpot.cli.tuning_view import print_result
     from stockpot.tune import CallableExaminer, hold_out, judge, open_store, result_json
 
@@ -131,18 +133,18 @@ def _run(wishes: Wishes) -> None:
     with ExitStack() as stack:
         if is_child:
             _die_with_parent()
-        if wishes.cluster is not None:
-            tune_on_cluster(wishes, recipe, layout, exam, held)
+        if others is not None:
+            others(wishes, recipe, layout, exam, held)
         store = stack.enter_context(open_store(wishes.study))
         # What is there after a cluster did it needs no examiner to be read.
         examiner = (
             stack.enter_context(open_wished(wishes, recipe.to_yaml()))
-            if wishes.cluster is None
+            if others is None
             else CallableExaminer(_refuse)
         )
         stages = stages_of(wishes, store, recipe, layout, exam, stack)
         first = next(stages)
-        alone = is_child or wishes.cluster is not None
+        alone = is_child or others is not None
         children = [] if alone else stack.enter_context(_children(wishes.workers - 1))
         done = [search_stage(first, examiner, is_child)]
         for stage in stages:

@@ -14,12 +14,14 @@ import numpy as np
 from stockpot.checkpoints import Sink, TensorInfo, differences
 from stockpot.engine.crews import Post
 from stockpot.engine.forms import arranged
+from stockpot.engine.jobs import Made, MergeJob, Piece, facts_for_workers
 from stockpot.engine.matching import Matcher
-from stockpot.engine.merging import Settings, chunking_of, compiled_of, open_pool
 from stockpot.engine.plan import Plan
 from stockpot.engine.planning import make_plan
-from stockpot.engine.running import Meter, Worker
-from stockpot.engine.sharing import Made, MergeJob, Piece, facts_for_workers
+from stockpot.engine.pools import open_pool
+from stockpot.engine.progress import Meter
+from stockpot.engine.running import Worker
+from stockpot.engine.settings import Settings, chunking_of, compiled_of
 from stockpot.engine.stopping import Halt
 from stockpot.errors import ClusterError
 from stockpot.methods import one_blas_thread
