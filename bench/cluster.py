@@ -1,6 +1,6 @@
 """Two Ray nodes on one machine against none: the same bytes? And what does a lost one cost?
 
-    python bench/cluster.py                 # all parts, with Stable Diffusion's shapes at 1/4 width
+    python bench/cluster.py                 # all parts, with Stable Diffusion's shapes at 1/8 width
     python bench/cluster.py --full          # the real widths: 20 files of 2.1 GB
     python bench/cluster.py merge compare   # some parts: merge, compare, tune
 
@@ -285,7 +285,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=["merge", "compare", "tune"])
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--narrow", type=int, default=4)
+    parser.add_argument("--narrow", type=int, default=8)
     parser.add_argument("--memory", type=int, default=512, help="MiB")
     parser.add_argument("--trials", type=int, default=27)
     parser.add_argument("--sleep", type=float, default=0.5)

@@ -148,9 +148,11 @@ def select_of_pool(
         if crew is None:
             examiner = open_examiner(sources, {score: scorer}, **options)
         else:
+            # One by one: who draws what, and who is lost, must not show in any picture.
             opening = partial(
                 open_elsewhere, {name: str(Path(path).absolute()) for name, path in paths.items()},
-                score, _absolute(score_files), known, options | {"config": _absolute(config)},
+                score, _absolute(score_files), known,
+                options | {"config": _absolute(config), "batch": 1},
             )  # fmt: skip
             examiner = CrewExaminer(crew, opening, crew.n_workers)
         stack.enter_context(examiner)
