@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 from stockpot.cluster.sharing import RayCrew
 from stockpot.errors import ClusterError, MissingExtraError
@@ -165,7 +166,22 @@ def _folder() -> str:
     parent = tempfile.gettempdir()
     if len(parent) > _LONGEST_FOLDER and os.path.isdir("/tmp"):
         parent = "/tmp"
-    return tempfile.mkdtemp(prefix="stockpot-ray-", dir=parent)
+    if os.name == "posix":
+        for left in Path(parent).glob("stockpot-ray-*-*"):
+            number = left.name.split("-")[2]
+            if number.isdigit() and not _lives(int(number)):
+                shutil.rmtree(left, ignore_errors=True)  # of a command that was killed
+    return tempfile.mkdtemp(prefix=f"stockpot-ray-{os.getpid()}-", dir=parent)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 @contextmanager
