@@ -168,6 +168,8 @@ def test_a_worker_keeps_its_memory(pool: Path) -> None:
     assert post.lanes == 3
     post.close()
     assert open_merge(job(pool, threads=1), 3).lanes == 1
+    # Fewer threads where the budget is small, as in one process.
+    assert 1 <= open_merge(job(pool, memory=110 << 20), 16).lanes < 5
 
 
 def test_a_large_tensor_comes_in_pieces_and_can_be_dropped(pool: Path) -> None:

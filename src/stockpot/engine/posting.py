@@ -5,13 +5,15 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
 import numpy as np
 
 from stockpot.checkpoints import Sink, TensorInfo, differences
+from stockpot.engine.budget import Chunking
 from stockpot.engine.crews import Post
 from stockpot.engine.forms import arranged
 from stockpot.engine.jobs import Made, MergeJob, Piece, facts_for_workers
@@ -23,7 +25,7 @@ from stockpot.engine.progress import Meter
 from stockpot.engine.running import Worker
 from stockpot.engine.settings import Settings, chunking_of, compiled_of
 from stockpot.engine.stopping import Halt
-from stockpot.errors import ClusterError
+from stockpot.errors import ClusterError, MemoryBudgetError
 from stockpot.methods import one_blas_thread
 from stockpot.recipes import parse_recipe
 
@@ -62,9 +64,8 @@ def open_merge(job: MergeJob, n_threads: int) -> MergePost:
                 f"{'; '.join(changed)}; put the files into a folder that all machines share, and "
                 "the same version of Stockpot on each"
             )
-        threads = min(job.threads or n_threads, n_threads)
         settings = Settings(
-            memory=job.memory - threads * _LANE_BYTES, threads=threads,
+            threads=min(job.threads or n_threads, n_threads),
             chunk_elements=job.chunk_elements, compiled=job.compiled,
         )  # fmt: skip
         if any(tensor.graph is not None for tensor in plan.tensors.values()):
@@ -79,7 +80,7 @@ class MergePost(Post):
     Args:
         plan: What to do.
         job: How.
-        settings: Memory and threads of this worker.
+        settings: Threads of this worker.
         closing: What to close at the end.
 
     Attributes:
@@ -89,7 +90,7 @@ class MergePost(Post):
     def __init__(self, plan: Plan, job: MergeJob, settings: Settings, closing: ExitStack) -> None:
         self._plan, self._job, self._closing = plan, job, closing
         self._compiled = compiled_of(settings)
-        self._chunking = chunking_of(plan, settings)
+        self._chunking = _cut(plan, settings, job.memory)
         self.lanes = self._chunking.threads
         self._matcher = Matcher(plan)
         self._guard = threading.Lock()
@@ -139,6 +140,14 @@ class MergePost(Post):
     def close(self) -> None:
         """Close the files."""
         self._closing.close()
+
+
+def _cut(plan: Plan, settings: Settings, memory: int) -> Chunking:
+    """Cut a worker's work so that it fits, what waits to be fetched included."""
+    for n in range(settings.threads, 1, -1):
+        with suppress(MemoryBudgetError):
+            return chunking_of(plan, replace(settings, memory=memory - n * _LANE_BYTES, threads=n))
+    return chunking_of(plan, replace(settings, memory=memory - _LANE_BYTES, threads=1))
 
 
 class _Dropped(Exception):
