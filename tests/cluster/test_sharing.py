@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -181,3 +182,13 @@ def test_nodes_without_graphics_cards_are_no_use_where_one_is_needed(nodes: Any)
     with pytest.raises(ClusterError, match="no node of the cluster has a graphics card"):
         with open_cluster(nodes.address, gpus=True):
             raise AssertionError
+
+
+def test_a_package_that_a_node_lacks_is_named(
+    crew: RayCrew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = types.ModuleType("only_here")
+    exec("def opened(n_threads): pass", here.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", here)
+    with pytest.raises(ClusterError, match="node .*No module named 'only_here'; install the same"):
+        crew.share(here.opened, [1], lambda item, ask: None)

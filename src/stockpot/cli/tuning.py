@@ -146,7 +146,6 @@ def tune_recipe(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
     """Search for the numbers of a recipe's holes, and judge what was found on held-out pictures."""
-    from stockpot.cli.tuning_crew import tune_on_cluster
     from stockpot.cli.tuning_run import Wishes, run_study
 
     if min(trials, finalists, held_repeats, repeats, workers, batch) < 1:
@@ -157,4 +156,4 @@ def tune_recipe(
         raise typer.BadParameter("--radius must be above 0 and at most 1")
     options = dict(locals())
     wishes = Wishes(**{name: options[name] for name in Wishes.__dataclass_fields__})
-    run_study(wishes, None if cluster is None else tune_on_cluster)
+    run_study(wishes)

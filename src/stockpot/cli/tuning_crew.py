@@ -2,64 +2,56 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stockpot.cli.clustering import crew_of
-from stockpot.cli.output import note
-from stockpot.cli.tuning_run import Wishes, open_wished, search_stage, stages_of
 
 if TYPE_CHECKING:
-    from stockpot.layouts import Layout
-    from stockpot.recipes import Recipe
-    from stockpot.tune import Exam, Examiner
+    from stockpot.tune import Examiner
 
-__all__ = ["tune_on_cluster"]
+__all__ = ["draw_on_cluster", "with_absolute_paths"]
+
+Options = TypeVar("Options")
 
 
-def tune_on_cluster(wishes: Wishes, recipe: Recipe, layout: Layout, exam: Exam, held: Exam) -> None:
-    """Search and hold out on all workers of a cluster; what they find is in the study.
+def draw_on_cluster(
+    address: str,
+    workers: int,
+    device: str,
+    opening: Callable[[], Examiner],
+    use: Callable[[Examiner], None],
+) -> None:
+    """Give the examiner of each worker to a function, until nothing is left to draw.
 
     Args:
-        wishes: The options.
-        recipe: With holes; its pool's paths absolute.
-        layout: Of the pool.
-        exam: What candidates draw.
-        held: The same for the verdict.
+        address: Of the cluster.
+        workers: On each node; 1: one, or one for each graphics card.
+        device: Where they draw.
+        opening: Opens an examiner in a worker; can be pickled.
+        use: Draws all that is left in a study, as a further process would, and returns. Called in
+            a thread for each worker.
     """
-    from stockpot.tune import examine_on_crew, hold_out, open_store
+    from stockpot.tune import examine_on_crew
 
-    def use(examiner: Examiner) -> None:
-        # As a further process of the command would: the study tells it what is left to do.
-        with ExitStack() as stack:
-            store = stack.enter_context(open_store(wishes.study))
-            done = [
-                search_stage(stage, examiner, False, last=False)
-                for stage in stages_of(wishes, store, recipe, layout, exam, stack)
-            ]
-            hold_out(done, examiner, held, wishes.finalists, _say_held_out)
-
-    workers = wishes.workers if wishes.workers > 1 else 0
-    with crew_of(
-        wishes.cluster, threads=max(1, workers), workers=workers,
-        gpus=wishes.device.startswith("cuda"),
-    ) as crew:  # fmt: skip
+    each = workers if workers > 1 else 0
+    gpus = device.startswith("cuda")
+    with crew_of(address, threads=max(1, each), workers=each, gpus=gpus) as crew:
         assert crew is not None
-        examine_on_crew(crew, partial(open_wished, _absolute(wishes), recipe.to_yaml()), use)
+        examine_on_crew(crew, opening, use)
 
 
-def _absolute(wishes: Wishes) -> Wishes:
-    """The same with paths that mean the same in every folder."""
+def with_absolute_paths(options: Options) -> Options:
+    """The same options, with paths that mean the same in every folder.
+
+    Args:
+        options: A dataclass.
+    """
     found: dict[str, Any] = {}
-    for field in fields(Wishes):
-        value = getattr(wishes, field.name)
+    for field in fields(options):  # type: ignore[arg-type]
+        value = getattr(options, field.name)
         if isinstance(value, Path):
             found[field.name] = value.absolute()
-    return replace(wishes, **found)
-
-
-def _say_held_out(name: str) -> None:
-    note(f"held out: {name}")
+    return replace(options, **found)  # type: ignore[type-var]

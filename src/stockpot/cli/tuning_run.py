@@ -8,19 +8,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import typer
 
 from stockpot.cli.output import note
 from stockpot.cli.recipe_files import TUNED, find_layout, read_any, study_metadata, write_text
+from stockpot.cli.tuning_crew import draw_on_cluster, with_absolute_paths
 from stockpot.errors import OutputExistsError, ScorerError, StudyError
 
 if TYPE_CHECKING:
@@ -39,12 +40,8 @@ if TYPE_CHECKING:
         Task,
     )
 
-__all__ = [
-    "Wishes", "open_wished", "run_study", "search_stage", "space_of", "stages_of", "tuned_recipe",
-]  # fmt: skip
+__all__ = ["Wishes", "open_wished", "run_study", "space_of", "tuned_recipe"]
 
-#: Draws what a search and its verdict need, somewhere else.
-Others: TypeAlias = "Callable[[Wishes, Recipe, Layout, Exam, Exam], None]"
 #: Set for the further processes of one command: who started them.
 _PARENT = "STOCKPOT_TUNE_PARENT"
 
@@ -102,12 +99,11 @@ class Wishes:
     json_: bool
 
 
-def run_study(wishes: Wishes, others: Others | None = None) -> None:
+def run_study(wishes: Wishes) -> None:
     """Search, hold out, print, and write what was asked for.
 
     Args:
         wishes: The options.
-        others: Does all that is to be drawn, on other machines.
     """
     from stockpot.tune import check_tally
 
@@ -117,13 +113,13 @@ def run_study(wishes: Wishes, others: Others | None = None) -> None:
         if output is not None and output.exists() and not wishes.overwrite:
             raise OutputExistsError(f"{output} is there already; use another name, or --overwrite")
     try:
-        _run(wishes, others)
+        _run(wishes)
     except KeyboardInterrupt:
         note(f"stopped; what was drawn is kept in {wishes.study}: the same command goes on")
         raise typer.Exit(130) from None
 
 
-def _run(wishes: Wishes, others: Others | None) -> None:
+def _run(wishes: Wishes) -> None:
     from stockpot.cli.tuning_view import print_result
     from stockpot.tune import CallableExaminer, hold_out, judge, open_store, result_json
 
@@ -133,22 +129,25 @@ def _run(wishes: Wishes, others: Others | None) -> None:
     with ExitStack() as stack:
         if is_child:
             _die_with_parent()
-        if others is not None:
-            others(wishes, recipe, layout, exam, held)
+        elsewhere = wishes.cluster is not None
+        if wishes.cluster is not None:
+            opening = partial(open_wished, with_absolute_paths(wishes), recipe.to_yaml())
+            hand = partial(_one_more_hand, wishes, recipe, layout, exam, held)
+            draw_on_cluster(wishes.cluster, wishes.workers, wishes.device, opening, hand)
         store = stack.enter_context(open_store(wishes.study))
         # What is there after a cluster did it needs no examiner to be read.
         examiner = (
-            stack.enter_context(open_wished(wishes, recipe.to_yaml()))
-            if others is None
-            else CallableExaminer(_refuse)
+            CallableExaminer(_refuse)
+            if elsewhere
+            else stack.enter_context(open_wished(wishes, recipe.to_yaml()))
         )
-        stages = stages_of(wishes, store, recipe, layout, exam, stack)
+        stages = _stages(wishes, store, recipe, layout, exam, stack)
         first = next(stages)
-        alone = is_child or others is not None
+        alone = is_child or elsewhere
         children = [] if alone else stack.enter_context(_children(wishes.workers - 1))
-        done = [search_stage(first, examiner, is_child)]
+        done = [_search(first, examiner, is_child)]
         for stage in stages:
-            done.append(search_stage(stage, examiner, is_child))
+            done.append(_search(stage, examiner, is_child))
         shown = None if is_child else _say_held_out
         failures = hold_out(done, examiner, held, wishes.finalists, shown)
         result = judge(done, held, wishes.finalists, failures)
@@ -159,6 +158,21 @@ def _run(wishes: Wishes, others: Others | None) -> None:
         store.book.put_note("result", json.dumps(result_json(result)))
         _write(wishes, recipe, store, result)
         print_result(store, result, wishes.json_)
+
+
+def _one_more_hand(
+    wishes: Wishes, recipe: Recipe, layout: Layout, exam: Exam, held: Exam, examiner: Examiner
+) -> None:
+    """Draw what a study has left to draw, as a further process of the command does."""
+    from stockpot.tune import hold_out, open_store
+
+    with ExitStack() as stack:
+        store = stack.enter_context(open_store(wishes.study))
+        done = [
+            _search(stage, examiner, False, last=False)
+            for stage in _stages(wishes, store, recipe, layout, exam, stack)
+        ]
+        hold_out(done, examiner, held, wishes.finalists, _say_held_out)
 
 
 def _refuse(recipe: Recipe, task: Task) -> float:
@@ -297,7 +311,7 @@ def _scorers(wishes: Wishes) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*wishes.score, *(wishes.record or [])]))
 
 
-def stages_of(
+def _stages(
     wishes: Wishes,
     store: StudyStore,
     recipe: Recipe,
@@ -305,19 +319,7 @@ def stages_of(
     exam: Exam,
     stack: ExitStack,
 ) -> Iterator[Search]:
-    """One search, and with --refine another one around its best.
-
-    Args:
-        wishes: The options.
-        store: Where the study is kept.
-        recipe: With holes.
-        layout: Of the pool.
-        exam: What candidates draw.
-        stack: Closes the searches.
-
-    Yields:
-        Each when the one before has ended.
-    """
+    """One search, and with --refine another one around its best."""
     from stockpot.tune import (
         NEAR,
         Baseline,
@@ -417,15 +419,7 @@ def _identity(recipe: Recipe, folder: Path) -> str:
     return "\n".join(told)
 
 
-def search_stage(search: Search, examiner: Examiner, quiet: bool, last: bool = True) -> Search:
-    """Run one stage of a study to its end.
-
-    Args:
-        search: The stage.
-        examiner: Draws and scores.
-        quiet: Print nothing.
-        last: Whether nobody else says that it has ended.
-    """
+def _search(search: Search, examiner: Examiner, quiet: bool, last: bool = True) -> Search:
     from stockpot.tune import run_search
 
     start = time.monotonic()
