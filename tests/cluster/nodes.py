@@ -54,16 +54,29 @@ class Nodes:
 
 
 def workers(found: str = "ray::Host") -> list[int]:
-    """Processes of workers on this machine, by number; Linux only."""
+    """Processes of workers that this process's nodes started, by number; Linux only."""
     pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             line = (folder / "cmdline").read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if line.startswith(found):
+        if line.startswith(found) and os.getpid() in _above(int(folder.name)):
             pids.append(int(folder.name))
     return sorted(pids)
+
+
+def _above(pid: int) -> list[int]:
+    """The process that started a process, the one that started that, …"""
+    found: list[int] = []
+    while pid > 1:
+        try:
+            told = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            break
+        pid = int(told.rpartition(")")[2].split()[1])
+        found.append(pid)
+    return found
 
 
 def kill(pid: int) -> None:
