@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -120,6 +121,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers there")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
+    # What pip installs has its bytecode, sd-mecha too; the dry run makes a checkout's.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     infos = subset(args.elements, args.largest)
     size = sum(info.n_elements for info in infos.values())
     paths = make_models(args.work, infos, args.models)
