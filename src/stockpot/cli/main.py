@@ -34,6 +34,7 @@ from stockpot.cli import (
     telling,
     tuning,
     tuning_study,
+    tuning_tree,
 )
 from stockpot.cli.output import safe_text
 from stockpot.errors import StockpotError
@@ -74,6 +75,7 @@ app.add_typer(adapting.app, name="lora")
 app.command("draw")(drawing.draw_pictures)
 app.command("grid")(gridding.draw_grid_of)
 app.add_typer(tuning.app, name="tune")
+app.command("tune-tree")(tuning_tree.tune_tree)
 app.command("select")(selecting.select_of_pool)
 app.command("study")(studying.study_pool)
 app.command("demo")(showing.demo)

@@ -21,6 +21,7 @@ import typer
 
 from stockpot.cli.output import note
 from stockpot.cli.recipe_files import TUNED, find_layout, read_any, study_metadata, write_text
+from stockpot.cli.tuning_options import SearchOptions
 from stockpot.errors import OutputExistsError, ScorerError, StudyError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from stockpot.recipes import Recipe
     from stockpot.tune import (
         Baseline,
+        BaselineMaker,
         Candidate,
         Exam,
         Examiner,
@@ -38,59 +40,23 @@ if TYPE_CHECKING:
         StudyStore,
     )
 
-__all__ = ["Wishes", "run_study", "space_of", "tuned_recipe"]
+__all__ = [
+    "Wishes", "examiner_of", "exams_of", "further_processes", "identity_of", "is_further_process",
+    "known_recipes", "run_study", "say_held_out", "search_stage", "space_of", "stages_of",
+    "tuned_recipe",
+]  # fmt: skip
 
 #: Set for the further processes of one command: who started them.
 _PARENT = "STOCKPOT_TUNE_PARENT"
 
 
-@dataclass(frozen=True)
-class Wishes:
+@dataclass(frozen=True, kw_only=True)
+class Wishes(SearchOptions):
     """The options of `stockpot tune run`; see there."""
 
     recipe_file: Path
-    payloads: list[Path]
-    score: list[str]
-    study: str
     output: Path | None
     merge: Path | None
-    space: str
-    group: list[str] | None
-    freeze: list[str] | None
-    refine: str | None
-    radius: float
-    optimiser: str
-    seed: int
-    trials: int
-    patience: int | None
-    hours: float | None
-    images: int | None
-    tally: str
-    stop: float
-    record: list[str] | None
-    near_uniform: bool
-    known: list[Path] | None
-    held_out: list[Path] | None
-    finalists: int
-    held_repeats: int
-    repeats: int
-    steps: int | None
-    size: str | None
-    hires: bool
-    pictures: bool
-    workers: int
-    batch: int
-    memory: str | None
-    threads: int
-    device: str
-    dtype: str
-    vae: Path | None
-    te: Path | None
-    tokenizer: Path | None
-    config: Path | None
-    files: Path | None
-    scales: Path | None
-    wildcards: Path | None
     outside: bool
     overwrite: bool
     json_: bool
@@ -119,33 +85,38 @@ def _run(wishes: Wishes) -> None:
     from stockpot.cli.tuning_view import print_result
     from stockpot.tune import hold_out, judge, open_store, result_json
 
-    is_child = _PARENT in os.environ
+    is_child = is_further_process()
     recipe, layout = tuned_recipe(wishes.recipe_file, outside=wishes.outside)
-    exam, held = _exams(wishes)
+    exam, other = exams_of(wishes)
+    held = other.held_out(wishes.seed, repeats=wishes.held_repeats, avoid=exam)
+    folder = wishes.recipe_file.parent
     with ExitStack() as stack:
-        if is_child:
-            _die_with_parent()
         store = stack.enter_context(open_store(wishes.study))
-        examiner = stack.enter_context(_examiner(wishes, recipe))
-        stages = _stages(wishes, store, recipe, layout, exam, stack)
-        first = next(stages)
-        children = [] if is_child else stack.enter_context(_children(wishes.workers - 1))
-        done = [_search(first, examiner, is_child)]
+        examiner = stack.enter_context(examiner_of(wishes, recipe, folder))
+        stages = stages_of(wishes, store, recipe, layout, exam, folder)
+        first = stack.enter_context(next(stages))
+        children = [] if is_child else stack.enter_context(further_processes(wishes.workers - 1))
+        done = [search_stage(first, examiner, is_child)]
         for stage in stages:
-            done.append(_search(stage, examiner, is_child))
-        shown = None if is_child else _say_held_out
+            done.append(search_stage(stack.enter_context(stage), examiner, is_child))
+        shown = None if is_child else say_held_out
         failures = hold_out(done, examiner, held, wishes.finalists, shown)
         result = judge(done, held, wishes.finalists, failures)
         if is_child:
             return
         for child in children:
             child.wait()
-        store.book.put_note("result", json.dumps(result_json(result)))
+        store.book.put_note(store.note_key("result"), json.dumps(result_json(result)))
         _write(wishes, recipe, store, result)
         print_result(store, result, wishes.json_)
 
 
-def _say_held_out(name: str) -> None:
+def say_held_out(name: str) -> None:
+    """Say what is drawn for the verdict.
+
+    Args:
+        name: Of the candidate.
+    """
     note(f"held out: {name}")
 
 
@@ -207,7 +178,12 @@ def _matching(pattern: str, holes: tuple[Hole, ...], text: str) -> list[str]:
     return names
 
 
-def _exams(wishes: Wishes) -> tuple[Exam, Exam]:
+def exams_of(wishes: SearchOptions) -> tuple[Exam, Exam]:
+    """Read the exam of a search, and what others are held out from.
+
+    Args:
+        wishes: The options.
+    """
     from stockpot.draw import read_wildcards
     from stockpot.tune import read_exam
 
@@ -223,7 +199,7 @@ def _exams(wishes: Wishes) -> tuple[Exam, Exam]:
     for problem in dict.fromkeys(map(str, exam.notes)):
         note(f"note: {problem}")
     other = exam if wishes.held_out is None else read(wishes.held_out, 1)
-    return exam, other.held_out(wishes.seed, repeats=wishes.held_repeats, avoid=exam)
+    return exam, other
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -236,7 +212,14 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 @contextmanager
-def _examiner(wishes: Wishes, recipe: Recipe) -> Iterator[Examiner]:
+def examiner_of(wishes: SearchOptions, recipe: Recipe, folder: Path) -> Iterator[Examiner]:
+    """Open what draws and scores.
+
+    Args:
+        wishes: The options.
+        recipe: Whose pool is mixed.
+        folder: Where its paths start.
+    """
     from stockpot.engine import parse_size
     from stockpot.scores import Setting, make_scorer, read_scales
     from stockpot.tune import open_examiner
@@ -255,7 +238,7 @@ def _examiner(wishes: Wishes, recipe: Recipe) -> Iterator[Examiner]:
                 "nothing about another; use it with `stockpot score`"
             )
     with open_examiner(
-        recipe, scorers, folder=wishes.recipe_file.parent, memory=n_bytes,
+        recipe, scorers, folder=folder, memory=n_bytes,
         threads=wishes.threads, batch=wishes.batch, vae=wishes.vae, te=wishes.te,
         config=wishes.config, device=wishes.device, dtype=wishes.dtype,
         tokenizer=wishes.tokenizer,
@@ -263,26 +246,39 @@ def _examiner(wishes: Wishes, recipe: Recipe) -> Iterator[Examiner]:
         yield examiner
 
 
-def _scorers(wishes: Wishes) -> tuple[str, ...]:
+def _scorers(wishes: SearchOptions) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*wishes.score, *(wishes.record or [])]))
 
 
-def _stages(
-    wishes: Wishes,
+def stages_of(
+    wishes: SearchOptions,
     store: StudyStore,
     recipe: Recipe,
     layout: Layout,
     exam: Exam,
-    stack: ExitStack,
+    folder: Path,
+    *,
+    seed: int | None = None,
+    baselines: BaselineMaker | None = None,
 ) -> Iterator[Search]:
-    """One search, and with --refine another one around its best."""
+    """Begin one search, and with --refine, when that has ended, another one around its best.
+
+    Args:
+        wishes: The options.
+        store: Where the study is kept.
+        recipe: With holes.
+        layout: Of the pool.
+        exam: What candidates draw.
+        folder: Where the recipe's paths start.
+        seed: Of the optimiser; by default what the options say.
+        baselines: What gives them; by default `make_baselines`, and what is known.
+    """
     from stockpot.tune import (
         NEAR,
         Baseline,
         Limits,
         Search,
         SearchSettings,
-        StudyStore,
         fill_holes,
         find_holes,
         make_baselines,
@@ -293,25 +289,26 @@ def _stages(
 
     holes = find_holes(recipe)
     if not holes:
-        raise StudyError(f"{wishes.recipe_file}: the recipe has nothing to tune; write "
-                         "search(0, 1) in the place of a number")  # fmt: skip
+        raise StudyError("the recipe has nothing to tune; write search(0, 1) in the place of a "
+                         "number")  # fmt: skip
     space = space_of(holes, recipe, layout, wishes.space, wishes.group, wishes.freeze)
     sums = sums_of_models(recipe, holes, layout)
     objectives = (*dict.fromkeys(wishes.score), *([NEAR] if wishes.near_uniform else []))
     settings = SearchSettings(
-        objectives, _scorers(wishes), wishes.tally, wishes.optimiser, wishes.seed, wishes.space,
-        wishes.stop or None,
+        objectives, _scorers(wishes), wishes.tally, wishes.optimiser,
+        wishes.seed if seed is None else seed, wishes.space, wishes.stop or None,
     )  # fmt: skip
     limits = Limits(wishes.trials, wishes.patience, wishes.images,
                     None if wishes.hours is None else wishes.hours * 3600)  # fmt: skip
-    baselines = make_baselines(recipe, holes, layout, sums=sums, fixed=space.fixed)
-    baselines += _known(wishes.known or [], recipe, holes)
+    if baselines is None:
+        made = make_baselines(recipe, holes, layout, sums=sums, fixed=space.fixed)
+        made += known_recipes(wishes.known or [], recipe)
+    else:
+        made = baselines(recipe, holes, layout, sums=sums, fixed=space.fixed)
     nearness = nearness_to_uniform(recipe, layout) if wishes.near_uniform else None
     search = partial(Search, recipe=recipe, exam=exam, limits=limits, nearness=nearness,
-                     pool=_identity(recipe, wishes.recipe_file.parent),
-                     keep_pictures=wishes.pictures)  # fmt: skip
-    first = search(store, space=space, settings=settings, baselines=baselines)
-    yield stack.enter_context(first)
+                     pool=identity_of(recipe, folder), keep_pictures=wishes.pictures)  # fmt: skip
+    yield search(store, space=space, settings=settings, baselines=made)
     if wishes.refine is None:
         return
     values = _best_values(store)
@@ -319,16 +316,14 @@ def _stages(
                       radius=wishes.radius)  # fmt: skip
     start = fine.fill(fine.start)
     begin = Baseline("coarse best", fill_holes(recipe, start), start)
-    second = StudyStore(store.where, store.trials, store.book, f"{store.name} fine")
-    yield stack.enter_context(
-        search(second, space=fine, settings=replace(settings, space=wishes.refine),
-               baselines=[begin])
-    )  # fmt: skip
+    yield search(store.named(f"{store.name} fine"), space=fine,
+                 settings=replace(settings, space=wishes.refine), baselines=[begin])  # fmt: skip
 
 
 def _best_values(store: StudyStore) -> dict[str, Fraction]:
     """The values of the best of a stage. The first worker to look decides, for all of them."""
-    text = store.book.note("refined around")
+    key = store.note_key("refined around")
+    text = store.book.note(key)
     if text is None:
         found = [t for t in store.all_trials() if t.state.name == "COMPLETE"
                  and t.user_attrs.get("values") and not t.user_attrs.get("imported")]  # fmt: skip
@@ -336,11 +331,17 @@ def _best_values(store: StudyStore) -> dict[str, Fraction]:
             raise StudyError(f"{store.where}: nothing was found that could be refined")
         best = max(found, key=lambda trial: (trial.values[0], -trial.number))
         text = json.dumps(best.user_attrs["values"])
-        store.book.put_note("refined around", text)
+        store.book.put_note(key, text)
     return {name: Fraction(value) for name, value in json.loads(text).items()}
 
 
-def _known(paths: list[Path], recipe: Recipe, holes: tuple[Hole, ...]) -> tuple[Baseline, ...]:
+def known_recipes(paths: list[Path], recipe: Recipe) -> tuple[Baseline, ...]:
+    """Read recipes that somebody found good.
+
+    Args:
+        paths: Recipes over names of the pool.
+        recipe: What is searched.
+    """
     from stockpot.recipes import name_of_file
     from stockpot.tune import Baseline, read_values
 
@@ -360,8 +361,13 @@ def _known(paths: list[Path], recipe: Recipe, holes: tuple[Hole, ...]) -> tuple[
     return tuple(found)
 
 
-def _identity(recipe: Recipe, folder: Path) -> str:
-    """What tells the pool's files from others of the same names: sizes and times of change."""
+def identity_of(recipe: Recipe, folder: Path) -> str:
+    """What tells the pool's files from others of the same names: sizes and times of change.
+
+    Args:
+        recipe: Whose pool it is.
+        folder: Where its paths start.
+    """
     told = []
     for name, entry in sorted(recipe.pool.items()):
         path = folder / entry.file
@@ -375,7 +381,14 @@ def _identity(recipe: Recipe, folder: Path) -> str:
     return "\n".join(told)
 
 
-def _search(search: Search, examiner: Examiner, quiet: bool) -> Search:
+def search_stage(search: Search, examiner: Examiner, quiet: bool) -> Search:
+    """Run a search to its end, and say how it goes.
+
+    Args:
+        search: What to run.
+        examiner: Draws and scores.
+        quiet: Whether to say nothing.
+    """
     from stockpot.tune import run_search
 
     start = time.monotonic()
@@ -397,8 +410,12 @@ def _search(search: Search, examiner: Examiner, quiet: bool) -> Search:
 
 
 @contextmanager
-def _children(n: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Further processes that run the same command on the same study."""
+def further_processes(n: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Start processes that run the same command on the same study.
+
+    Args:
+        n: How many; they end with the context at the latest.
+    """
     environment = {**os.environ, _PARENT: str(os.getpid())}
     command = [sys.executable, "-m", "stockpot", *sys.argv[1:]]
     children = [
@@ -413,8 +430,13 @@ def _children(n: int) -> Iterator[list[subprocess.Popen[bytes]]]:
                 child.wait()
 
 
-def _die_with_parent() -> None:
-    """End this process when the one that started it is gone, however that went."""
+def is_further_process() -> bool:
+    """Whether another process of the same command started this one.
+
+    If so, it ends when that one is gone, however that went.
+    """
+    if _PARENT not in os.environ:
+        return False
     parent = int(os.environ[_PARENT])
 
     def watch() -> None:
@@ -423,6 +445,7 @@ def _die_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    return True
 
 
 def _write(wishes: Wishes, recipe: Recipe, store: StudyStore, result: Result) -> None:

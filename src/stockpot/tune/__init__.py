@@ -15,6 +15,7 @@ from stockpot.tune.examining import (
     picture_facts,
     score_together,
 )
+from stockpot.tune.growing import BaselineMaker, Begin, Decision, GrowingTree, trees_in
 from stockpot.tune.guarding import GUARDED, Drift, guard
 from stockpot.tune.holes import Hole, fill_holes, find_holes, read_values
 from stockpot.tune.importing import ImportedRows, import_rows
@@ -37,6 +38,7 @@ from stockpot.tune.settings import NEAR, Baseline, Limits, SearchSettings
 from stockpot.tune.spaces import SPACES, Dial, Space, make_space
 from stockpot.tune.storing import Book, KeptMark, StudyStore, open_store
 from stockpot.tune.tallying import AUTOMBW_TALLIES, TALLIES, check_tally, scores_of, tally
+from stockpot.tune.trees import ORDERS, Tree, TreeNode, plan_tree, spread_holes
 from stockpot.tune.verdicts import Verdict, bootstrap_mean, compare_marks
 
 __all__ = [
@@ -44,20 +46,25 @@ __all__ = [
     "GUARDED",
     "NEAR",
     "OPTIMISERS",
+    "ORDERS",
     "SPACES",
     "TALLIES",
     "UNIFORM",
     "WILDCARD_TYPES",
     "Baseline",
+    "BaselineMaker",
+    "Begin",
     "Book",
     "CallableExaminer",
     "Candidate",
     "Claims",
+    "Decision",
     "Dial",
     "Drift",
     "Effect",
     "Exam",
     "Examiner",
+    "GrowingTree",
     "Hole",
     "ImportedRows",
     "KeptMark",
@@ -73,6 +80,8 @@ __all__ = [
     "Standing",
     "StudyStore",
     "Task",
+    "Tree",
+    "TreeNode",
     "Verdict",
     "Worker",
     "best_trials",
@@ -97,6 +106,7 @@ __all__ = [
     "open_store",
     "pareto_front",
     "picture_facts",
+    "plan_tree",
     "propose",
     "read_exam",
     "read_values",
@@ -104,6 +114,8 @@ __all__ = [
     "run_search",
     "score_together",
     "scores_of",
+    "spread_holes",
     "sums_of_models",
     "tally",
+    "trees_in",
 ]

@@ -20,10 +20,11 @@ from stockpot.tune.claims import Claims
 from stockpot.tune.exam import Exam, Task
 from stockpot.tune.examining import Examiner, Mark
 from stockpot.tune.holes import fill_holes
+from stockpot.tune.keeping import keep_mark, kept_marks
 from stockpot.tune.proposing import distributions_of, is_worse, propose
 from stockpot.tune.settings import NEAR, Baseline, Limits, SearchSettings, check_same
 from stockpot.tune.spaces import Space
-from stockpot.tune.storing import KeptMark, StudyStore
+from stockpot.tune.storing import StudyStore
 from stockpot.tune.tallying import scores_of, tally
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Search:
             "dials": [[d.name, d.low, d.high, d.whole] for d in self.space.dials],
             "baselines": [[b.name, candidate_key(b.recipe, self._pool)] for b in self.baselines],
         }  # fmt: skip
-        key = "settings" if self.store.name == "stockpot" else f"settings {self.store.name}"
+        key = self.store.note_key("settings")
         kept = self.store.book.note(key)
         if kept is None:
             self.store.book.put_note(key, json.dumps(asked))
@@ -277,8 +278,7 @@ class Search:
 
     def kept_marks(self, key: str, exam: Exam) -> dict[str, Mark]:
         """Read the marks that a candidate has for an exam's tasks, by task, in their order."""
-        kept = {mark.task: mark for mark in self.store.book.marks(key)}
-        return {task.name: _mark(kept[task.key], task) for task in exam.tasks if task.key in kept}
+        return kept_marks(self.store.book, key, exam)
 
     def left(self, candidate: Candidate) -> tuple[Task, ...]:
         """The tasks that a candidate has no mark for, in order."""
@@ -286,14 +286,7 @@ class Search:
 
     def keep_mark(self, key: str, mark: Mark, task: Task) -> None:
         """Store a mark, and its picture where it has one."""
-        picture = None
-        if mark.picture is not None:
-            from stockpot.draw import to_png
-
-            picture = to_png(mark.picture, "")
-        kept = KeptMark(key, task.key, task.name, dict(mark.scores), dict(mark.facts),
-                        mark.elapsed_s)  # fmt: skip
-        self.store.book.put_mark(kept, picture)
+        keep_mark(self.store.book, key, mark, task)
 
     def record(self, candidate: Candidate, mark: Mark) -> bool:
         """Take a mark of a candidate; it is stored before anything is made of it.
@@ -404,10 +397,6 @@ class Search:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _mark(kept: KeptMark, task: Task) -> Mark:
-    return Mark(task.name, kept.scores, kept.facts, kept.elapsed_s)
 
 
 def run_search(
