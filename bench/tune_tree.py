@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from stockpot.zoo import member, zoo_path
 
 MODELS = (
     "style-glossy", "content-warm", "style-outline", "content-round",
-    "style-striped", "content-night", "te-trained", "content-angular",
+    "style-striped", "content-night", "te-trained", "grandchild",
 )  # fmt: skip
 STYLES = ("flat", "glossy", "outline", "striped")
 SEARCHED = (
@@ -176,10 +177,13 @@ def main() -> None:
             "high": round(verdict.high, 4), "better": verdict.better,
         }  # fmt: skip
         print(f"\nthe parallel tree by {scorer}: {verdict.text}")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = used.ru_utime + used.ru_stime
     print(json.dumps({
         "models": len(MODELS), "trials": given.trials, "space": given.space,
         "optimiser": given.optimiser, "seed": given.seed, "pictures": parallel["pictures"],
-        "seconds": round(seconds + more), "killed": was_killed, "same_recipe": same,
+        "seconds": round(seconds + more), "cpu_minutes_of_all": round(cpu / 60, 1),
+        "killed": was_killed, "same_recipe": same,
         "tasks": len(result["tasks"]), "verdicts": rows,
     }))  # fmt: skip
     if not same:

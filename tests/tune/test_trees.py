@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
@@ -248,31 +249,66 @@ def test_what_is_known_is_not_drawn_again(store: StudyStore) -> None:
     assert growing.recipe is None
 
 
-@pytest.mark.parametrize("stop_after", [0, 3, 60, 101, 160])
-def test_a_tree_that_was_interrupted_ends_as_one_that_was_not(
-    tmp_path: Path, stop_after: int
-) -> None:
-    def told(store: StudyStore, tree: Tree) -> list[object]:
-        growing = GrowingTree(store, "t")
-        return [
-            [(t.number, t.params, t.values, t.state.name) for t in growing.study_of(n).all_trials()]
-            for n in tree.nodes
-        ]
+def told(store: StudyStore, tree: Tree) -> list[object]:
+    """All that must be the same however often a tree was interrupted."""
+    growing = GrowingTree(store, "t")
+    trials = [growing.study_of(node).all_trials() for node in tree.nodes]
+    return [[(t.number, t.params, t.values, t.state.name) for t in one] for one in trials]
 
+
+def test_a_tree_that_was_interrupted_ends_as_one_that_was_not(tmp_path: Path) -> None:
     tree = tree_of(4)
     with open_store(tmp_path / "whole.db") as store:
         surrogate = Surrogate(STRENGTHS)
         whole = grow(store, tree, "t", surrogate)
         expected = told(store, tree)
-    assert surrogate.calls > 160
-    with open_store(tmp_path / "cut.db") as store:
-        with pytest.raises(KeyboardInterrupt):
-            grow(store, tree, "t", Surrogate(STRENGTHS, stop_after))
+    n_calls = 0
+    for stop_after in (0, 3, 57, 60):
+        with open_store(tmp_path / "cut.db") as store:
+            part = Surrogate(STRENGTHS, stop_after)
+            with pytest.raises(KeyboardInterrupt):
+                grow(store, tree, "t", part)
+            n_calls += part.calls - 1
     with open_store(tmp_path / "cut.db") as store:
         rest = Surrogate(STRENGTHS)
         assert grow(store, tree, "t", rest) == whole
-        assert rest.calls == surrogate.calls - stop_after  # nothing lost, nothing twice
+        assert n_calls + rest.calls == surrogate.calls  # nothing lost, nothing twice
         assert told(store, tree) == expected
+
+
+def test_two_workers_come_to_one_tree(tmp_path: Path) -> None:
+    tree = tree_of(3)
+
+    def work() -> Recipe:
+        with open_store(tmp_path / "trees.db") as store:
+            return grow(store, tree, "t", Surrogate(STRENGTHS))
+
+    with open_store(tmp_path / "trees.db"):
+        pass  # tables are there before both begin
+    with ThreadPoolExecutor(2) as threads:
+        first, second = (job.result() for job in [threads.submit(work) for _ in range(2)])
+    assert first == second
+    with open_store(tmp_path / "trees.db") as store:
+        growing = GrowingTree(store, "t")
+        for node in tree.nodes:
+            names = [t.user_attrs.get("baseline") for t in growing.study_of(node).all_trials()]
+            assert names.count(None) == 4 and len(set(names)) == len(names) - 3
+
+
+def test_pictures_are_counted_for_each_node(store: StudyStore) -> None:
+    tree = tree_of(3)
+
+    def limited(
+        study: StudyStore, node: TreeNode, recipe: Recipe, make: BaselineMaker
+    ) -> Iterator[Search]:
+        for search in begin(study, node, recipe, make, 50):
+            search.limits = Limits(50, n_images=9 * len(SEARCHED.tasks))
+            yield search
+
+    GrowingTree(store, "t", tree, {}).grow(limited, CallableExaminer(Surrogate(STRENGTHS)), HELD, 1)
+    for node in tree.nodes:
+        trials = GrowingTree(store, "t").study_of(node).all_trials()
+        assert 9 <= len(trials) < 50
 
 
 def test_another_plan_under_the_same_name_is_refused(store: StudyStore) -> None:

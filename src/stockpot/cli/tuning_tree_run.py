@@ -155,8 +155,8 @@ def _run(wishes: TreeWishes, tree: Tree, layout: Layout) -> None:
         asked = _asked(wishes, exam, held, last, pool)
         growing = GrowingTree(store, wishes.tree_name, tree, asked)
         examiner = stack.enter_context(examiner_of(wishes, tree.plan, folder))
-        if not is_child:
-            stack.enter_context(further_processes(wishes.workers - 1))
+        n_more = 0 if is_child else wishes.workers - 1
+        children = stack.enter_context(further_processes(n_more))
 
         def begin(
             study: StudyStore, node: TreeNode, recipe: Recipe, baselines: BaselineMaker
@@ -175,10 +175,12 @@ def _run(wishes: TreeWishes, tree: Tree, layout: Layout) -> None:
 
         shown = None if is_child else say_held_out
         growing.grow(begin, examiner, held, wishes.finalists, run=run, progress=told, shown=shown)
-        if is_child:
-            return
         result = growing.conclude(examiner, last, scorer=wishes.score[0], tally=wishes.tally,
                                   known=known, pool=pool, shown=shown)  # fmt: skip
+        if is_child:
+            return
+        for child in children:
+            child.wait()
         _write(wishes, growing, result)
         print_tree(growing, wishes.json_)
 

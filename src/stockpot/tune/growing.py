@@ -218,11 +218,11 @@ class GrowingTree:
             # One worker decides for all of them: a late one may have seen other limits.
             key = f"{self._key}: {node.name}"
             while self.store.book.note(key) is None:
-                if done[-1].claims.take(f"decide {key}"):
+                if not done[-1].claims.take(f"decide {key}"):
+                    time.sleep(_WAIT_S)
+                elif self.store.book.note(key) is None:  # nobody decided and left meanwhile
                     study.book.put_note(study.note_key("result"), json.dumps(told["result"]))
                     self.store.book.put_note(key, json.dumps(told))
-                else:
-                    time.sleep(_WAIT_S)
         found = self.decision(node)
         assert found is not None
         return found
