@@ -64,7 +64,8 @@ def command(given: argparse.Namespace, order: str, study: str) -> list[str]:
     return found + [
         "--order", order, "--payloads", str(work / "searched"), "--held-out", str(work / "held"),
         "--score", "clip", "--record", "attributes", "--space", given.space,
-        "--trials", str(given.trials), "--finalists", "2", "--optimiser", given.optimiser,
+        "--trials", str(given.trials), "--finalists", "2",
+        "--final-repeats", str(given.final_repeats), "--optimiser", given.optimiser,
         "--seed", str(given.seed), "--config", str(zoo_path() / "config"),
         "--study", str(work / f"{study}.db"), "-o", str(work / f"{study}-{order}.yaml"),
         "--overwrite", "--json",
@@ -118,7 +119,8 @@ def main() -> None:
     parser.add_argument("--space", default="depth")
     parser.add_argument("--optimiser", default="auto")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--final-repeats", type=int, default=3, help="seeds of the last exam")
     parser.add_argument("--kill-at", type=float, default=0.5, help="share of the time of a tree")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -161,3 +161,4 @@ def test_what_cannot_be_is_told_first(
     assert run("tune-tree", *plan, *options, "--study", study, "--order", "parallel").exit_code == 2
     assert run("tune-tree", *files, *options, "--study", study, "--step", "2").exit_code == 2
     assert run("tune-tree", *files, *options, "--study", study, "--trials", 0).exit_code == 2
+    assert run("tune-tree", *files, *options, "--study", study, "--name", "../x").exit_code == 2

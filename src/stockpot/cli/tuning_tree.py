@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ def tune_tree(
     *,
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE…]", help="Checkpoints: FILE, or NAME=FILE."),
+        typer.Argument(metavar="FILE…", help="Checkpoints: FILE, or NAME=FILE."),
     ] = None,
     pool: Annotated[
         list[str] | None,
@@ -69,6 +70,8 @@ def tune_tree(
 
     if final_repeats < 1:
         raise typer.BadParameter("counts must be 1 or more")
+    if name is not None and not re.fullmatch(r"[\w-][\w. -]*", name):
+        raise typer.BadParameter("--name may have letters, digits, spaces and . _ -")
     run_tree(TreeWishes(
         **vars(options), entries=[*(models or []), *(pool or [])], order=order, plan=plan,
         name=name, blocks=blocks, step=step, final_repeats=final_repeats, output=output,
