@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from stockpot.recipes import Recipe
+from stockpot.tune.books import Book, KeptMark
 from stockpot.tune.claims import Claims
 from stockpot.tune.exam import Exam, Task
 from stockpot.tune.examining import Examiner, Mark
-from stockpot.tune.storing import Book, KeptMark
 
 __all__ = ["draw_exam", "keep_mark", "kept_marks"]
 
