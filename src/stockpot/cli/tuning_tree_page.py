@@ -77,12 +77,12 @@ def _sections(store: StudyStore, tree: GrowingTree, view: TreeView) -> list[Sect
 def _nodes(view: TreeView) -> Table:
     return Table(
         f"Nodes of the {view.name} tree",
-        ["page", "node", "of", "models", "candidates", "winner", "held out", "difference",
-         "interval", "better than the uniform mix of its models"],
+        ["node", "of", "models", "candidates", "winner", "held out", "difference", "interval",
+         "better than the uniform mix of its models", "its page"],
         [_row(view, i, one) for i, one in enumerate(view.nodes)],
         "Each node was decided on held-out pictures; these are the same for all nodes, and the "
         "comparison at the end has others. A winner may be a parent alone.",
-        numeric=frozenset({3, 4, 6, 7}),
+        numeric=frozenset({2, 3, 5, 6}),
     )  # fmt: skip
 
 
@@ -95,12 +95,12 @@ def _row(view: TreeView, i: int, one: NodeView) -> TableRow:
         interval = f"{verdict['low']:+.4f} to {verdict['high']:+.4f}"
     page = f"nodes/{view.name}-{i + 1}/tuning.html" if one.trials else ""
     return TableRow(
-        [page, one.node.name, " + ".join(one.node.parents),
+        [one.node.name, " + ".join(one.node.parents),
          Cell(str(len(one.node.models)), value=len(one.node.models)),
          Cell(str(one.trials), value=one.trials), winner.get("name", ""),
          Cell("–" if held is None else f"{held:.4f}", value=held),
          f"{verdict['difference']:+.4f}" if verdict else "", interval,
-         verdict.get("better", "")],
+         verdict.get("better", ""), page],
         "plain" if winner.get("baseline", True) else "strong",
     )  # fmt: skip
 

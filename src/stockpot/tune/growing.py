@@ -312,4 +312,8 @@ class GrowingTree:
 def _candidates(
     entrants: Sequence[Standing],
 ) -> list[tuple[str, str, Callable[[], Recipe]]]:
-    return [(one.name, one.key, lambda one=one: one.recipe) for one in entrants]  # type: ignore[misc]
+    return [(one.name, one.key, partial(_recipe, one)) for one in entrants]
+
+
+def _recipe(one: Standing) -> Recipe:
+    return one.recipe
