@@ -34,6 +34,7 @@ from stockpot.tune import (
     open_store,
     plan_tree,
     spread_holes,
+    sums_of_models,
     trees_in,
 )
 
@@ -86,10 +87,11 @@ STRENGTHS = {"m0": (0.9, 0.1), "m1": (0.1, 0.8), "m2": (0.6, 0.0), "m3": (0.0, 0
 def begin(store: StudyStore, node: TreeNode, recipe: Recipe, make: BaselineMaker,
           n_trials: int = 4) -> Iterator[Search]:  # fmt: skip
     holes = find_holes(recipe)
-    space = make_space(holes, "groups")
+    space = make_space(holes, "groups", sums=sums_of_models(recipe, holes, SD1))
     yield Search(store, recipe, space, SEARCHED, SearchSettings(("score",), ("score",),
                  optimiser="random", space="groups"), Limits(n_trials),
-                 baselines=make(recipe, holes, SD1))  # fmt: skip
+                 baselines=make(recipe, holes, SD1, sums=sums_of_models(recipe, holes, SD1)),
+                 )  # fmt: skip
 
 
 def tree_of(n: int, order: str = "parallel") -> Tree:
@@ -173,7 +175,8 @@ def test_shares_are_spread_and_other_holes_stay() -> None:
     )  # fmt: skip
     found = spread_holes(recipe, "supermerger")
     assert (found.let["x"], found.let["y"]) == (recipe.let["x"], recipe.let["y"])
-    assert len(find_holes(found)) == 1 + 27 + 26 + 3 * 26
+    assert found.mix == recipe.mix
+    assert len(find_holes(found)) == 1 + 27 + 26 + 3
     with pytest.raises(UnknownNameError, match="profile"):
         spread_holes(recipe, "nothing")
 
@@ -360,6 +363,22 @@ def test_the_mix_itself_may_be_the_last_search(store: StudyStore) -> None:
         ("tree", ("m0", "m1"), (1, 1)), ("mix", ("uniform", "tree"), (3, 2))]  # fmt: skip
     recipe = grow(store, tree, "t", Surrogate(STRENGTHS))
     assert all(sum(row.values()) == 1 for row in fold(recipe, SD1).rows.values())
+
+
+def test_a_node_may_mix_three(store: StudyStore) -> None:
+    weights = ", ".join(["search(0, 1, 0.05)"] * 3)
+    plan = make_recipe("x", pool(3), let={"x": f"linear([m0, m1, m2], [{weights}])"})
+    tree = Tree(spread_holes(plan, "supermerger"), SD1)
+    assert tree.nodes[0].parents == ("m0", "m1", "m2")
+    seen: list[Recipe] = []
+
+    def score(recipe: Recipe, task: Task) -> float:
+        seen.append(recipe)
+        return Surrogate(STRENGTHS)(recipe, task)
+
+    GrowingTree(store, "t", tree, {}).grow(begin, CallableExaminer(score), HELD, 1)
+    rows = [row for recipe in seen[::20] for row in fold(recipe, SD1).rows.values()]
+    assert all(sum(row.values()) == 1 for row in rows)
 
 
 def test_the_end_compares_trees_with_each_other_and_with_no_search(store: StudyStore) -> None:

@@ -126,8 +126,9 @@ def spread_holes(recipe: Recipe, profile: str) -> Recipe:
         profile: What block weights are called by; a key of `stockpot.layouts.PROFILES`.
 
     Returns:
-        The recipe; `t` of `lerp` and `weighted_sum` and the weights of `linear` are spread where
-        they are one hole each, and all other holes stay.
+        The recipe; `t` of `lerp` and `weighted_sum` is spread where it is one hole, and all other
+        holes stay. Weights of a `linear` stay too: where a profile has no number they would be 0
+        for all models, and not all of the first one.
 
     Raises:
         UnknownNameError: The profile is none.
@@ -143,7 +144,7 @@ def spread_holes(recipe: Recipe, profile: str) -> Recipe:
     wanted: dict[str, dict[Way, Expr]] = {}
     for one in locate_holes(recipe):
         share = one.words[-2:] in (("lerp", "t"), ("weighted_sum", "t"))
-        if one.hole.vector or not (share or one.hole.sum):
+        if one.hole.vector or not share:
             continue
         hole = one.hole
         node = search(hole.low, hole.high, hole.step)
