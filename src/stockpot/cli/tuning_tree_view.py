@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from stockpot.cli.output import note, print_json, print_table, safe_text
-from stockpot.cli.tuning_view import against_text, read_study
+from stockpot.cli.tuning_view import against_text
 
 if TYPE_CHECKING:
     from stockpot.tune import Decision, GrowingTree, StudyStore, TreeNode
@@ -77,8 +77,9 @@ def read_tree(growing: GrowingTree) -> TreeView:
     """
     nodes = []
     for node in growing.tree.nodes:
-        study = growing.study_of(node)
-        trials = read_study(study).trials if study.is_there() else ()
+        coarse = growing.study_of(node)
+        stages = [one for one in (coarse, coarse.named(f"{coarse.name} fine")) if one.is_there()]
+        trials = [trial for stage in stages for trial in stage.all_trials()]
         n_trials = sum(trial.state.is_finished() for trial in trials)
         nodes.append(NodeView(node, n_trials, growing.decision(node)))
     marks = growing.store.book.marks()
