@@ -5,7 +5,7 @@ against the uniform mix on other prompts and seeds, which decided nothing: by CL
 attribute classifier, which no search has asked. The parallel tree is grown a second time, in a file
 of its own, and killed (SIGKILL) on the way. See bench/README.md.
 
-    python bench/tune_tree.py --work DIR [--trials 10] [--optimiser auto] [--kill-at 0.5]
+    python bench/tune_tree.py --work DIR [--trials 10] [--kill-at 0.5] [--alone sure]
 """
 
 from __future__ import annotations
@@ -57,18 +57,24 @@ def write_payloads(folder: Path, scenes: tuple[str, ...], steps: int) -> Path:
     return folder
 
 
+def name_of(given: argparse.Namespace, order: str) -> str:
+    """Of a tree in its file, which other runs may share."""
+    return order if given.alone == "best" else f"{order}-{given.alone}"
+
+
 def command(given: argparse.Namespace, order: str, study: str) -> list[str]:
     """What a user would type."""
     work = given.work
     found = [sys.executable, "-m", "stockpot", "tune-tree", *(str(member(n).path) for n in MODELS)]
     return found + [
-        "--order", order, "--payloads", str(work / "searched"), "--held-out", str(work / "held"),
+        "--order", order, "--name", name_of(given, order), "--alone", given.alone,
+        "--payloads", str(work / "searched"), "--held-out", str(work / "held"),
         "--score", "clip", "--record", "attributes", "--space", given.space,
         "--trials", str(given.trials), "--finalists", "2",
         "--final-repeats", str(given.final_repeats), "--optimiser", given.optimiser,
         "--seed", str(given.seed), "--config", str(zoo_path() / "config"),
-        "--study", str(work / f"{study}.db"), "-o", str(work / f"{study}-{order}.yaml"),
-        "--overwrite", "--json",
+        "--study", str(work / f"{study}.db"), "--overwrite", "--json",
+        "-o", str(work / f"{study}-{name_of(given, order)}.yaml"),
     ]  # fmt: skip
 
 
@@ -121,19 +127,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--final-repeats", type=int, default=3, help="seeds of the last exam")
-    parser.add_argument("--kill-at", type=float, default=0.5, help="share of the time of a tree")
+    parser.add_argument(
+        "--kill-at", type=float, default=0.5, help="share of the time of a tree; 0 kills none"
+    )
+    parser.add_argument("--alone", default="sure", help="as for stockpot tune-tree")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     write_payloads(given.work / "searched", SEARCHED, given.steps)
     write_payloads(given.work / "held", HELD_OUT, given.steps)
     _, seconds = run(command(given, "parallel", "whole"))
     print(f"parallel: {seconds:.0f} s", flush=True)
-    words = command(given, "parallel", "killed")
-    was_killed = kill(words, given.kill_at * seconds)
-    _, rest = run(words)
-    recipes = [bare(given.work / f"{study}-parallel.yaml") for study in ("whole", "killed")]
-    same = recipes[0] == recipes[1]
-    print(f"killed: {was_killed}, the rest took {rest:.0f} s; same recipe: {same}", flush=True)
+    was_killed, same = False, None
+    if given.kill_at:
+        words = command(given, "parallel", "killed")
+        was_killed = kill(words, given.kill_at * seconds)
+        _, rest = run(words)
+        name = name_of(given, "parallel")
+        recipes = [bare(given.work / f"{study}-{name}.yaml") for study in ("whole", "killed")]
+        same = recipes[0] == recipes[1]
+        print(f"killed: {was_killed}, the rest took {rest:.0f} s; same recipe: {same}", flush=True)
     sequential, more = run(command(given, "sequential", "whole"))
     print(f"sequential, in the same file: {more:.0f} s", flush=True)
     parallel, _ = run(command(given, "parallel", "whole"))  # once more, for the comparison
@@ -142,7 +154,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for tree in (parallel, sequential):
         for node in tree["nodes"]:
-            best = node["result"]["standings"][0]
+            standings = node["result"]["standings"]
+            best = next(one for one in standings if one["name"] == node["winner"])
             verdict = best["verdict"]
             cells = [
                 tree["tree"], node["node"], " + ".join(node["parents"]), str(node["trials"]),
@@ -170,7 +183,7 @@ def main() -> None:
             }  # fmt: skip
             cells.append(told(verdict))
         print(f"| {name} | {' | '.join(cells)} |")
-    trees = [f"{order} tree" for order in ("parallel", "sequential")]
+    trees = [f"{name_of(given, order)} tree" for order in ("parallel", "sequential")]
     for scorer, by_name in scores.items():
         verdict = compare_marks(*(by_name[tree] for tree in trees), than="the sequential tree",
                                 payloads=payloads)  # fmt: skip
@@ -183,12 +196,12 @@ def main() -> None:
     cpu = used.ru_utime + used.ru_stime
     print(json.dumps({
         "models": len(MODELS), "trials": given.trials, "space": given.space,
-        "optimiser": given.optimiser, "seed": given.seed, "pictures": parallel["pictures"],
-        "seconds": round(seconds + more), "cpu_minutes_of_all": round(cpu / 60, 1),
+        "optimiser": given.optimiser, "alone": given.alone, "seed": given.seed,
+        "pictures": parallel["pictures"], "seconds": round(seconds + more), "cpu_minutes_of_all": round(cpu / 60, 1),
         "killed": was_killed, "same_recipe": same,
         "tasks": len(result["tasks"]), "verdicts": rows,
     }))  # fmt: skip
-    if not same:
+    if same is False:
         raise SystemExit("a tree that was killed ended otherwise than one that was not")
 
 

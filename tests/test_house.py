@@ -160,7 +160,7 @@ PUBLIC = {
         "scales_to_json scorers_folder"
     ),
     "stockpot.tune": (
-        "AUTOMBW_TALLIES Baseline BaselineMaker Begin Book CallableExaminer Candidate Claims "
+        "ALONE AUTOMBW_TALLIES Baseline BaselineMaker Begin Book CallableExaminer Candidate Claims "
         "Decision Dial Drift Effect Exam Examiner GUARDED GrowingTree Hole ImportedRows KeptMark "
         "Limits LiveExaminer Mark NEAR OPTIMISERS ORDERS Optimiser Proposal Result SPACES Search "
         "SearchSettings Space Standing StudyStore TALLIES Task Tree TreeNode UNIFORM Verdict "

@@ -42,6 +42,11 @@ def tune_tree(
         typer.Option(metavar="PROFILE", help="What shares are spread over: a profile of block "
                      "weights, or none. By default one that has all that the tree mixes."),
     ] = None,
+    alone: Annotated[
+        str,
+        typer.Option(help="When a parent goes on alone and the others are out: sure (where it is "
+                     "surely better than the best mix), best, or never."),
+    ] = "sure",
     step: Annotated[str, typer.Option(help="Of shares; 0 for any number.")] = "0.05",
     options: SearchOptions,
     final_repeats: Annotated[
@@ -74,6 +79,6 @@ def tune_tree(
         raise typer.BadParameter("--name may have letters, digits, spaces and . _ -")
     run_tree(TreeWishes(
         **vars(options), entries=[*(models or []), *(pool or [])], order=order, plan=plan,
-        name=name, blocks=blocks, step=step, final_repeats=final_repeats, output=output,
-        merge=merge, dry_run=dry_run, outside=outside, overwrite=overwrite, json_=json_,
+        name=name, blocks=blocks, alone=alone, step=step, final_repeats=final_repeats,
+        output=output, merge=merge, dry_run=dry_run, outside=outside, overwrite=overwrite, json_=json_,
     ))  # fmt: skip

@@ -28,7 +28,7 @@ from stockpot.cli.tuning_run import (
     stages_of,
     tuned_recipe,
 )
-from stockpot.errors import OutputExistsError, StudyError
+from stockpot.errors import OutputExistsError, StudyError, UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +58,7 @@ class TreeWishes(SearchOptions):
     plan: Path | None
     name: str | None
     blocks: str | None
+    alone: str
     step: str
     final_repeats: int
     output: Path | None
@@ -81,9 +82,11 @@ def run_tree(wishes: TreeWishes) -> None:
     Args:
         wishes: The options.
     """
-    from stockpot.tune import check_tally
+    from stockpot.tune import ALONE, check_tally
 
     check_tally(wishes.tally)
+    if wishes.alone not in ALONE:
+        raise UnknownNameError("rule for --alone", wishes.alone, ALONE)
     for output in (wishes.output, wishes.merge):
         if output is not None and output.exists() and not wishes.overwrite:
             raise OutputExistsError(f"{output} is there already; use another name, or --overwrite")
@@ -174,7 +177,8 @@ def _run(wishes: TreeWishes, tree: Tree, layout: Layout) -> None:
             search_stage(search, examiner, is_child)
 
         shown = None if is_child else say_held_out
-        growing.grow(begin, examiner, held, wishes.finalists, run=run, progress=told, shown=shown)
+        growing.grow(begin, examiner, held, wishes.finalists, alone=wishes.alone, run=run,
+                     progress=told, shown=shown)  # fmt: skip
         result = growing.conclude(examiner, last, scorer=wishes.score[0], tally=wishes.tally,
                                   known=known, pool=pool, shown=shown)  # fmt: skip
         if is_child:

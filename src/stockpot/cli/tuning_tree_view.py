@@ -43,7 +43,10 @@ class NodeView:
     @property
     def winner(self) -> dict[str, Any] | None:
         """The winner's standing on the held-out exam."""
-        return None if self.decision is None else dict(self.decision.result["standings"][0])
+        if self.decision is None:
+            return None
+        standings = self.decision.result["standings"]
+        return next(dict(one) for one in standings if one["name"] == self.decision.winner)
 
 
 @dataclass(frozen=True)

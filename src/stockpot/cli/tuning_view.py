@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -75,10 +74,9 @@ def read_study(store: StudyStore) -> StudyView:
     own = {trial.user_attrs.get("candidate") for trials in stages for trial in trials}
     # A file with several studies has marks of others too.
     marks = [mark for mark in store.book.marks() if mark.candidate in own]
-    text = store.book.note(store.note_key("result"))
     return StudyView(
         store.settings() or {}, tuple(stages), len(marks),
-        sum(mark.elapsed_s for mark in marks), None if text is None else json.loads(text),
+        sum(mark.elapsed_s for mark in marks), store.result(),
     )  # fmt: skip
 
 

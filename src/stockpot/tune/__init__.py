@@ -16,7 +16,7 @@ from stockpot.tune.examining import (
     picture_facts,
     score_together,
 )
-from stockpot.tune.growing import BaselineMaker, Begin, Decision, GrowingTree, trees_in
+from stockpot.tune.growing import ALONE, BaselineMaker, Begin, Decision, GrowingTree, trees_in
 from stockpot.tune.guarding import GUARDED, Drift, guard
 from stockpot.tune.holes import Hole, fill_holes, find_holes, read_values
 from stockpot.tune.importing import ImportedRows, import_rows
@@ -43,6 +43,7 @@ from stockpot.tune.trees import ORDERS, Tree, TreeNode, plan_tree, spread_holes
 from stockpot.tune.verdicts import Verdict, bootstrap_mean, compare_marks
 
 __all__ = [
+    "ALONE",
     "AUTOMBW_TALLIES",
     "GUARDED",
     "NEAR",

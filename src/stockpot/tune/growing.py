@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any, final
 
-from stockpot.errors import StudyError
+from stockpot.errors import StudyError, UnknownNameError
 from stockpot.layouts import get_layout
 from stockpot.recipes import Name, Recipe, mean, parse_recipe
 from stockpot.tune.baselines import UNIFORM
@@ -29,10 +30,19 @@ from stockpot.tune.storing import StudyStore
 from stockpot.tune.trees import Tree, TreeNode
 from stockpot.tune.verdicts import compare_marks
 
-__all__ = ["BaselineMaker", "Begin", "Decision", "GrowingTree", "trees_in"]
+__all__ = ["ALONE", "BaselineMaker", "Begin", "Decision", "GrowingTree", "trees_in"]
 
 _WAIT_S = 0.3
 _LIST = "trees"
+
+#: When a parent goes on alone, and the others of its node are out.
+ALONE: Mapping[str, str] = MappingProxyType(
+    {
+        "sure": "where it is surely better on the held-out exam than the best mix",
+        "best": "where it is the best on the held-out exam, be it by chance",
+        "never": "a mix goes on always",
+    }
+)
 
 
 #: Gives a node's baselines, as `stockpot.tune.make_baselines` gives those of a recipe.
@@ -46,7 +56,7 @@ class Decision:
     """What a node came to.
 
     Attributes:
-        winner: Name of the candidate: a trial, or a baseline.
+        winner: Name of the candidate: a trial, or a baseline; see `ALONE`.
         recipe: Without holes, over the models of the pool.
         result: The node's held-out comparison, as `stockpot.tune.result_json` gives it.
     """
@@ -154,6 +164,7 @@ class GrowingTree:
         held: Exam,
         n_best: int = 3,
         *,
+        alone: str = "sure",
         run: Callable[[Search], None] | None = None,
         progress: Callable[[TreeNode], None] | None = None,
         shown: Callable[[str], None] | None = None,
@@ -165,6 +176,8 @@ class GrowingTree:
             examiner: Draws and scores.
             held: The exam that decides nodes.
             n_best: How many of a node's best candidates draw it.
+            alone: A key of `ALONE`. A parent that is ahead by chance would go on alone again and
+                again, until one model is left of the tree.
             run: Runs a search to its end; by default `run_search` with the examiner.
             progress: Called with each node before it begins.
             shown: Called with the name of each candidate before it is held out.
@@ -174,14 +187,18 @@ class GrowingTree:
 
         Raises:
             StudyError: A node's study was begun otherwise, or nothing of it could be drawn.
+            UnknownNameError: `alone` is none.
         """
+        if alone not in ALONE:
+            raise UnknownNameError("rule for parents alone", alone, ALONE)
         decided: dict[str, Recipe] = {}
         for node in self.tree.nodes:
             found = self.decision(node)
             if found is None:
                 if progress is not None:
                     progress(node)
-                found = self._search(node, decided, begin, examiner, held, n_best, run, shown)
+                found = self._search(node, decided, begin, examiner, held, n_best, alone, run,
+                                     shown)  # fmt: skip
             decided[node.name] = found.recipe
         return self.tree.finished(decided)
 
@@ -193,6 +210,7 @@ class GrowingTree:
         examiner: Examiner,
         held: Exam,
         n_best: int,
+        alone: str,
         run: Callable[[Search], None] | None,
         shown: Callable[[str], None] | None,
     ) -> Decision:
@@ -210,9 +228,10 @@ class GrowingTree:
                 done.append(search)
             failures = hold_out(done, examiner, held, n_best, shown)
             result = judge(done, held, n_best, failures)
+            chosen = _choose(node, result, alone)
             told = {
-                "winner": result.winner.name,
-                "recipe": result.winner.recipe.to_yaml(),
+                "winner": chosen.name,
+                "recipe": chosen.recipe.to_yaml(),
                 "result": result_json(result),
             }
             # One worker decides for all of them: a late one may have seen other limits.
@@ -307,6 +326,17 @@ class GrowingTree:
         pools = [one.tree.plan.pool.items() for one in (self, other)]
         files = [{name: entry.file for name, entry in pool} for pool in pools]
         return files[0] == files[1] and all(self.asked.get(n) == other.asked.get(n) for n in same)
+
+
+def _choose(node: TreeNode, result: Result, alone: str) -> Standing:
+    """What goes on: the best on the held-out exam, or the best mix instead of a parent alone."""
+    best = result.winner
+    mixes = [one for one in result.standings if one.name not in node.alone]
+    if alone == "best" or best.name not in node.alone or not mixes or mixes[0].tallied is None:
+        return best
+    payloads = {task.name: task.payload for task in result.exam.tasks}
+    verdict = compare_marks(best.held_out, mixes[0].held_out, payloads=payloads, level=result.level)
+    return best if alone == "sure" and verdict.better == "yes" else mixes[0]
 
 
 def _candidates(

@@ -66,6 +66,11 @@ class TreeNode:
     models: tuple[str, ...]
     counts: tuple[int, ...]
 
+    @property
+    def alone(self) -> dict[str, str]:
+        """What candidates are called that are one parent and nothing else, and that parent."""
+        return {f"{parent} alone": parent for parent in self.parents}
+
 
 def plan_tree(
     pool: Mapping[str, PoolEntry | str], order: str = "parallel", *, step: str = "0.05"
@@ -334,7 +339,8 @@ class Tree:
             high ends and in the middle, and, where one parent holds more models than the other,
             shares by their numbers.
         """
-        made = [Baseline(f"{p} alone", self.whole(Name(p), decided)) for p in node.parents]
+        made = [Baseline(name, self.whole(Name(parent), decided))
+                for name, parent in node.alone.items()]  # fmt: skip
         if len(node.models) > 1:
             several = mean(*map(Name, node.models))
             made.append(Baseline(UNIFORM, self.whole(several, decided)))
