@@ -197,8 +197,8 @@ def main() -> None:
     print(json.dumps({
         "models": len(MODELS), "trials": given.trials, "space": given.space,
         "optimiser": given.optimiser, "alone": given.alone, "seed": given.seed,
-        "pictures": parallel["pictures"], "seconds": round(seconds + more), "cpu_minutes_of_all": round(cpu / 60, 1),
-        "killed": was_killed, "same_recipe": same,
+        "pictures": parallel["pictures"], "seconds": round(seconds + more),
+        "cpu_minutes_of_all": round(cpu / 60, 1), "killed": was_killed, "same_recipe": same,
         "tasks": len(result["tasks"]), "verdicts": rows,
     }))  # fmt: skip
     if same is False:

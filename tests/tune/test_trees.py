@@ -335,6 +335,31 @@ def test_a_parent_that_is_better_alone_goes_on_alone(store: StudyStore) -> None:
     assert dict(fold(recipe, SD1).rows[IN00]) == {"m0": 1}
 
 
+@pytest.mark.parametrize(
+    ("ahead", "alone", "goes_on"),
+    [(0.001, "best", True), (0.001, "sure", False), (9.0, "sure", True), (9.0, "never", False)],
+)
+def test_when_a_parent_goes_on_alone(
+    store: StudyStore, ahead: float, alone: str, goes_on: bool
+) -> None:
+    """By chance ahead, or surely: on half of the tasks the model alone is worse."""
+
+    def score(recipe: Recipe, task: Task) -> float:
+        row = dict(shares(recipe)[0])
+        return ahead * row.get("m0", 0.0) ** 2 + 0.1 * (-1) ** task.request.seed * (
+            row.get("m0") == 1.0
+        )
+
+    tree = tree_of(2)
+    growing = GrowingTree(store, "t", tree, {})
+    growing.grow(begin, CallableExaminer(score), HELD, 1, alone=alone)
+    decision = growing.decision(tree.nodes[0])
+    assert decision is not None and (decision.winner == "m0 alone") == goes_on
+    assert decision.result["standings"][0]["name"] == "m0 alone"
+    with pytest.raises(UnknownNameError, match="alone"):
+        growing.grow(begin, CallableExaminer(score), HELD, alone="always")
+
+
 def test_what_the_mix_takes_from_elsewhere_stays(store: StudyStore) -> None:
     files = {"base": "base.ckpt", **pool(3)}
     plan = make_recipe(

@@ -80,5 +80,6 @@ def tune_tree(
     run_tree(TreeWishes(
         **vars(options), entries=[*(models or []), *(pool or [])], order=order, plan=plan,
         name=name, blocks=blocks, alone=alone, step=step, final_repeats=final_repeats,
-        output=output, merge=merge, dry_run=dry_run, outside=outside, overwrite=overwrite, json_=json_,
+        output=output, merge=merge, dry_run=dry_run, outside=outside, overwrite=overwrite,
+        json_=json_,
     ))  # fmt: skip
