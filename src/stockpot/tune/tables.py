@@ -218,14 +218,14 @@ class TableBook(Book):
                     found.setdefault((row.candidate, row.task), {})[row.scorer] = row.score
         made = []
         for row in rows:
-            scores = found.get((row.candidate, row.task), {})
+            scored = found.get((row.candidate, row.task), {})
             with reading(self._where, f"the mark of {row.task}"):
                 facts = json.loads(row.facts)
-                about = {"name": row.name, "elapsed_s": row.elapsed_s, "scores": scores,
+                about = {"name": row.name, "elapsed_s": row.elapsed_s, "scores": scored,
                          "facts": facts}  # fmt: skip
             if wrong := unfit(about, MARK_SHAPE, "a mark"):
                 raise damage(self._where, wrong)
-            made.append(KeptMark(row.candidate, row.task, row.name, scores, facts, row.elapsed_s))
+            made.append(KeptMark(row.candidate, row.task, row.name, scored, facts, row.elapsed_s))
         return made
 
     def count_marks(self, tasks: Collection[str], candidates: Collection[str] | None = None) -> int:
