@@ -78,10 +78,11 @@ def _nodes(view: TreeView) -> Table:
     return Table(
         f"Nodes of the {view.name} tree",
         ["node", "of", "models", "candidates", "winner", "held out", "difference", "interval",
-         "better than the uniform mix of its models", "its page"],
+         "better", "its page"],
         [_row(view, i, one) for i, one in enumerate(view.nodes)],
         "Each node was decided on held-out pictures; these are the same for all nodes, and the "
-        "comparison at the end has others. A winner may be a parent alone.",
+        "comparison at the end has others. Differences are to the uniform mix of a node's models. "
+        "A winner may be a parent alone.",
         numeric=frozenset({2, 3, 5, 6}),
     )  # fmt: skip
 
