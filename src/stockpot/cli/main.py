@@ -36,6 +36,7 @@ from stockpot.cli import (
     telling,
     tuning,
     tuning_study,
+    tuning_tree,
 )
 from stockpot.cli.clustering import ClusterCommand
 from stockpot.cli.output import safe_text
@@ -63,6 +64,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "replay": replaying.replay_file,
     "draw": drawing.draw_pictures,
     "grid": gridding.draw_grid_of,
+    "tune-tree": tuning_tree.tune_tree,
     "select": selecting.select_of_pool,
     "study": studying.study_pool,
     "demo": showing.demo,
