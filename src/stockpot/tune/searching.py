@@ -210,7 +210,7 @@ class Search:
             return "out of time"
         if limits.n_images is not None:
             n_open = sum(not trial.state.is_finished() for trial in trials)
-            own_keys = {trial.user_attrs.get("candidate") for trial in own}
+            own_keys = {str(trial.user_attrs.get("candidate")) for trial in own}
             drawn = self.store.book.count_marks(self._tasks, own_keys)
             if drawn + (n_open + 1) * len(self.exam.tasks) > limits.n_images:
                 return f"{limits.n_images} pictures"
