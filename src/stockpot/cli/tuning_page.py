@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from stockpot.tune import Effect, StudyStore
 
-__all__ = ["study_page", "write_study_page"]
+__all__ = ["held_out_gallery", "standings_table", "study_page", "write_study_page"]
 
 _MOST_PICTURES = 8
 
@@ -73,8 +73,8 @@ def study_page(store: StudyStore, view: StudyView) -> tuple[Page, dict[str, Char
     effects = _effects(view)
     sections: list[Section] = []
     if result:
-        sections.append(_standings(result))
-        gallery = _gallery(store, result)
+        sections.append(standings_table(result))
+        gallery = held_out_gallery(store, result)
         if gallery is not None:
             sections.append(gallery)
     curve = _convergence(view)
@@ -204,7 +204,12 @@ def _effect_table(effects: Sequence[Effect]) -> Table:
                  numeric=frozenset({1, 2, 3}), sortable=True)  # fmt: skip
 
 
-def _standings(result: dict[str, Any]) -> Table:
+def standings_table(result: dict[str, Any]) -> Table:
+    """The table of all candidates that were held out.
+
+    Args:
+        result: Of `stockpot.tune.result_json`.
+    """
     rows = []
     wider = ""
     if result["level"] > 0.95:
@@ -240,7 +245,13 @@ def _standings(result: dict[str, Any]) -> Table:
     )  # fmt: skip
 
 
-def _gallery(store: StudyStore, result: dict[str, Any]) -> Gallery | None:
+def held_out_gallery(store: StudyStore, result: dict[str, Any]) -> Gallery | None:
+    """Pictures of the held-out exam, a row a candidate; None where none were kept.
+
+    Args:
+        store: Where they are.
+        result: Of `stockpot.tune.result_json`.
+    """
     tasks = result["tasks"][:_MOST_PICTURES]
     rows = []
     for one in result["standings"]:

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, final
 
-from stockpot.errors import StudyError
+from stockpot.errors import LostWorkerError, StoppedError, StudyError
 from stockpot.recipes import Origin, Recipe, Save, canonical
-from stockpot.tune.books import KeptMark
 from stockpot.tune.claims import Claims
 from stockpot.tune.exam import Exam, Task
 from stockpot.tune.examining import Examiner, Mark
 from stockpot.tune.holes import fill_holes
+from stockpot.tune.keeping import keep_mark, kept_marks
 from stockpot.tune.proposing import distributions_of, is_worse, predict_difference, propose
 from stockpot.tune.settings import NEAR, Baseline, Limits, SearchSettings, check_same
 from stockpot.tune.spaces import Space
@@ -138,7 +138,7 @@ class Search:
             "dials": [[d.name, d.low, d.high, d.whole] for d in self.space.dials],
             "baselines": [[b.name, candidate_key(b.recipe, self._pool)] for b in self.baselines],
         }  # fmt: skip
-        key = "settings" if self.store.name == "stockpot" else f"settings {self.store.name}"
+        key = self.store.note_key("settings")
         kept = self.store.book.note(key)
         if kept is None:
             self.store.book.put_note(key, json.dumps(asked))
@@ -211,7 +211,8 @@ class Search:
             return "out of time"
         if limits.n_images is not None:
             n_open = sum(not trial.state.is_finished() for trial in trials)
-            drawn = self.store.book.count_marks(self._tasks)
+            own_keys = {str(trial.user_attrs.get("candidate")) for trial in own}
+            drawn = self.store.book.count_marks(self._tasks, own_keys)
             if drawn + (n_open + 1) * len(self.exam.tasks) > limits.n_images:
                 return f"{limits.n_images} pictures"
         if limits.patience is not None and self._n_idle(own) >= limits.patience:
@@ -279,8 +280,7 @@ class Search:
 
     def kept_marks(self, key: str, exam: Exam) -> dict[str, Mark]:
         """Read the marks that a candidate has for an exam's tasks, by task, in their order."""
-        kept = {mark.task: mark for mark in self.store.book.marks(key)}
-        return {task.name: _mark(kept[task.key], task) for task in exam.tasks if task.key in kept}
+        return kept_marks(self.store.book, key, exam)
 
     def left(self, candidate: Candidate) -> tuple[Task, ...]:
         """The tasks that a candidate has no mark for, in the order to draw them.
@@ -307,14 +307,7 @@ class Search:
 
     def keep_mark(self, key: str, mark: Mark, task: Task) -> None:
         """Store a mark, and its picture where it has one."""
-        picture = None
-        if mark.picture is not None:
-            from stockpot.draw import to_png
-
-            picture = to_png(mark.picture, "")
-        kept = KeptMark(key, task.key, task.name, dict(mark.scores), dict(mark.facts),
-                        mark.elapsed_s)  # fmt: skip
-        self.store.book.put_mark(kept, picture)
+        keep_mark(self.store.book, key, mark, task)
 
     def record(self, candidate: Candidate, mark: Mark) -> bool:
         """Take a mark of a candidate; it is stored before anything is made of it.
@@ -423,10 +416,6 @@ class Search:
         self.close()
 
 
-def _mark(kept: KeptMark, task: Task) -> Mark:
-    return Mark(task.name, kept.scores, kept.facts, kept.elapsed_s)
-
-
 def run_search(
     search: Search, examiner: Examiner, progress: Callable[[Candidate], None] | None = None
 ) -> None:
@@ -439,10 +428,14 @@ def run_search(
 
     Raises:
         StudyError: Nothing but failures.
+        LostWorkerError: The examiner is gone; the candidate is not, and another goes on with it.
+        StoppedError: Somebody asked for it; the same holds.
     """
     while (candidate := search.next_candidate()) is not None:
         try:
             _examine(search, examiner, candidate)
+        except (LostWorkerError, StoppedError):
+            raise  # the candidate can be gone on with, by another worker or later
         except Exception as error:  # one bad candidate must not end hours of work
             search.fail(candidate, error)
         else:

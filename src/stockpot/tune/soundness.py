@@ -32,7 +32,7 @@ RESULT_SHAPE = {
     ],
 }  # fmt: skip
 _TRIAL = {"candidate?": str, "values?": {"*": str}, "baseline?": str, "imported?": str,
-          "error?": str, "n_drawn?": int}  # fmt: skip
+          "error?": str, "n_drawn?": int, "value_error?": _NUMBER}  # fmt: skip
 
 
 @contextmanager
