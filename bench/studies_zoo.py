@@ -57,10 +57,13 @@ def command(names: list[str], work: Path, payloads: Path, mixes: int, permutatio
         found += ["--outlier", name]
     for extra in extras():
         found += [f"--{extra.kind}", str(extra.path)]
+        if extra.trained_on in ("base", *MIXED):
+            found += ["--trained-on", f"{extra.name}={extra.trained_on}"]
     if tuned is not None:
         found += ["--tuned", str(tuned)]
     return found + [
         "--base", "base", "--payloads", str(payloads), "--score", "clip", "--features", "zoo",
+        "--concepts", "zoo",
         "--config", str(zoo_path() / "config"), "--permutations", str(permutations),
         "--mixes", str(mixes), "-o", str(work / "studies"),
     ]  # fmt: skip

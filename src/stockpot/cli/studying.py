@@ -15,7 +15,8 @@ from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_json, print_table, safe_text
 
 if TYPE_CHECKING:
-    from stockpot.studies import Answer, Embed, Setting, Study
+    from stockpot.scores import Scorer
+    from stockpot.studies import Answer, Classifier, Embed, Setting, Study
 
 __all__ = ["study_pool"]
 
@@ -54,6 +55,16 @@ def study_pool(
     embedding: Annotated[
         list[Path] | None, typer.Option(help="An embedding, or a folder of them.")
     ] = None,
+    trained_on: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=MODEL: the model that a LoRA or embedding was trained on; else "
+                     "what its file says, else the base."),
+    ] = None,
+    concepts: Annotated[
+        str,
+        typer.Option(help="A file with words by attribute, told apart by --score; or zoo: the "
+                     "zoo's classifier."),
+    ] = "",
     repeats: Annotated[int, typer.Option(help="Pictures of each payload, with further seeds.")] = 1,
     tasks: Annotated[int | None, typer.Option(help="Draw the first so many requests only.")] = None,
     size_scale: Annotated[float | None, typer.Option(help="Multiply all sizes.")] = None,
@@ -102,12 +113,14 @@ def study_pool(
         "loras": [str(path) for path in lora or []],
         "embeddings": [str(path) for path in embedding or []], "permutations": permutations,
         "mixes": mixes, "seed": seed, "vae": vae, "dtype": dtype, "device": device,
+        "trained_on": trained_on or [], "concepts": concepts,
     }  # fmt: skip
     with ExitStack() as stack, told_warnings():
         opened = _Opened(
             paths, payloads, repeats, tasks, size_scale, steps, vae, score, score_files, scales,
             config, memory, device, dtype, output, tuned, features, tuple(lora or ()),
             tuple(embedding or ()), base, tuple(outlier or ()), permutations, mixes, seed,
+            _homes(trained_on or []), concepts,
         )  # fmt: skip
         setting = opened.setting(stack)
         asked |= {"exam": setting.exam.key, "models": opened.contents(setting)}
@@ -168,6 +181,8 @@ class _Opened:
     n_permutations: int
     n_mixes: int
     seed: int
+    homes: dict[str, str]
+    concepts: str
 
     def setting(self, stack: ExitStack) -> Setting:
         """Open everything; what is open is closed with the stack."""
@@ -215,7 +230,8 @@ class _Opened:
             pool, sources, exam, gallery, self.score, self.base, self.outliers,
             None if self.tuned is None else read_any(self.tuned).recipe, _embed(self.features),
             loras, embeddings, self.seed, self.n_permutations, self.n_mixes,
-            parse_size(self.memory), note,
+            parse_size(self.memory), note, self.homes,
+            _classifier(self.concepts, scorers[name] if self.score else None),
         )  # fmt: skip
 
     def contents(self, setting: Setting) -> dict[str, list[str]]:
@@ -238,6 +254,28 @@ def _embed(features: str) -> Embed | None:
     from stockpot.studies import zoo_embedding
 
     return zoo_embedding()
+
+
+def _homes(given: list[str]) -> dict[str, str]:
+    found = {}
+    for text in given:
+        name, equals, model = text.partition("=")
+        if not (name and equals and model):
+            raise typer.BadParameter(f"--trained-on is NAME=MODEL, but got {text!r}")
+        found[name] = model
+    return found
+
+
+def _classifier(concepts: str, scorer: Scorer | None) -> Classifier | None:
+    if not concepts:
+        return None
+    from stockpot.studies import read_concepts, scorer_classifier, zoo_classifier
+
+    if concepts == "zoo":
+        return zoo_classifier()
+    if scorer is None:
+        raise typer.BadParameter("--concepts FILE needs a --score that reads prompts")
+    return scorer_classifier(scorer, read_concepts(Path(concepts)))
 
 
 def _ready(chosen: tuple[Study, ...], setting: Setting, names: list[str]) -> list[Study]:
