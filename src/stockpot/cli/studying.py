@@ -83,6 +83,9 @@ def study_pool(
     memory: Annotated[str, typer.Option(help="Ceiling for models, such as 14GiB.")] = "8GiB",
     device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    batch: Annotated[
+        int, typer.Option(help="Pictures at once: more is faster, and takes more memory.")
+    ] = 4,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it will cost, and stop.")
     ] = False,
@@ -104,8 +107,10 @@ def study_pool(
     chosen = find_studies(names)
     if output is None or not pool or not payloads:
         raise typer.BadParameter("a study needs --pool FILE …, --payloads and -o FOLDER")
-    if permutations < 1 or mixes < 1 or repeats < 1 or (tasks is not None and tasks < 1):
-        raise typer.BadParameter("--permutations, --mixes, --repeats and --tasks are 1 or more")
+    if min(permutations, mixes, repeats, batch, 1 if tasks is None else tasks) < 1:
+        raise typer.BadParameter(
+            "--permutations, --mixes, --repeats, --tasks and --batch are 1 or more"
+        )
     paths = parse_pool(pool)
     asked: dict[str, Any] = {
         "pool": paths, "score": score, "base": base, "outliers": outlier or [],
@@ -120,7 +125,7 @@ def study_pool(
             paths, payloads, repeats, tasks, size_scale, steps, vae, score, score_files, scales,
             config, memory, device, dtype, output, tuned, features, tuple(lora or ()),
             tuple(embedding or ()), base, tuple(outlier or ()), permutations, mixes, seed,
-            _homes(trained_on or []), concepts,
+            _homes(trained_on or []), concepts, batch,
         )  # fmt: skip
         setting = opened.setting(stack)
         asked |= {"exam": setting.exam.key, "models": opened.contents(setting)}
@@ -183,6 +188,7 @@ class _Opened:
     seed: int
     homes: dict[str, str]
     concepts: str
+    batch: int
 
     def setting(self, stack: ExitStack) -> Setting:
         """Open everything; what is open is closed with the stack."""
@@ -218,7 +224,7 @@ class _Opened:
             return open_examiner(
                 sources if made is None else {**_needed(pool, sources), **made}, scorers,
                 memory=parse_size(self.memory), config=self.config, device=self.device,
-                dtype=self.dtype, loras=loras,
+                dtype=self.dtype, loras=loras, batch=self.batch,
                 embeddings={key: read_embedding(path, key) for key, path in embeddings.items()},
             )  # fmt: skip
 

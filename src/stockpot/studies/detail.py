@@ -43,12 +43,13 @@ _MIX, _TUNED = "the mix", "the tuned mix"
 _PARENTS = "the parents"
 
 
-def shares_of(setting: Setting, recipe: Recipe) -> dict[str, float] | None:
-    """What each model is of a mix's UNet, the mean over blocks; None where methods hide it.
+def shares_of(setting: Setting, recipe: Recipe, component: str = "unet") -> dict[str, float] | None:
+    """What each model is of a mix's component, the mean over blocks; None where methods hide it.
 
     Args:
         setting: The pool's layout.
         recipe: A mix.
+        component: Such as ``unet`` or ``te``.
 
     Returns:
         By model; negative shares are possible, and the sum need not be 1.
@@ -57,7 +58,7 @@ def shares_of(setting: Setting, recipe: Recipe) -> dict[str, float] | None:
         folded = fold(recipe, get_layout(setting.pool.layout))
     except StockpotError:
         return None
-    rows = [row for cell, row in folded.rows.items() if cell.component == "unet"]
+    rows = [row for cell, row in folded.rows.items() if cell.component == component]
     found: dict[str, Fraction] = {}
     for row in rows:
         for atom, share in row.items():
