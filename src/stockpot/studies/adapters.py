@@ -29,6 +29,7 @@ Doubles = npt.NDArray[np.float64]
 _TASKS = 32
 _SIDE = 32
 _HALF = 0.5
+_MOST_OTHERS = 4
 _OTHERS = "the other parents"
 _MIX, _TUNED = "the mix", "the tuned mix"
 
@@ -135,13 +136,18 @@ def _with(task: Task, one: _Adapter) -> Task:
 
 
 def _candidates(setting: Setting, one: _Adapter) -> dict[str, Recipe]:
-    """Home first; then mixes; then the base and the other parents."""
+    """Home first; then mixes; then the base and some other parents."""
     found = {one.home: setting.alone(one.home), **setting.mixes()}
-    others = [setting.base] if setting.base in setting.whole else []
-    for name in (*others, *setting.models):
-        if name is not None:
-            found.setdefault(name, setting.alone(name))
+    others = [setting.base] if setting.base is not None and setting.base in setting.whole else []
+    for name in (*others, *_siblings(setting, one)):
+        found.setdefault(name, setting.alone(name))
     return found
+
+
+def _siblings(setting: Setting, one: _Adapter) -> list[str]:
+    """Other parents, as many as are looked at: what a mix is to be compared with."""
+    others = [name for name in setting.models if name not in (one.home, setting.base)]
+    return others[:_MOST_OTHERS]
 
 
 def _run(setting: Setting) -> Answer:
@@ -152,6 +158,7 @@ def _run(setting: Setting) -> Answer:
     raw: list[tuple[_Adapter, str, Doubles, Doubles, Doubles | None, Doubles | None]] = []
     words: dict[str, list[str]] = {}
     at_home: dict[str, float] = {}
+    p_home: dict[str, float] = {}
     for one in adapters:
         setting.progress(one.name)
         moved = {}
@@ -168,15 +175,19 @@ def _run(setting: Setting) -> Answer:
         for label in moved:
             raw.append((one, label, along[label], along[one.home],
                         rises.get(label), rises.get(one.home)))  # fmt: skip
-        siblings = [m for m in setting.models if m not in (one.home, setting.base)]
+        siblings = _siblings(setting, one)
         if siblings:
             mean = np.mean([along[m] for m in siblings], axis=0)
             rise = np.mean([rises[m] for m in siblings], axis=0) if rises else None
             raw.append((one, _OTHERS, mean, along[one.home], rise, rises.get(one.home)))
         if rises:
             at_home[one.name] = float(rises[one.home].mean())
-    p = holm({f"{one.name} on {label}": _one_sided(row, groups, setting)
-              for one, label, row, *_ in raw})  # fmt: skip
+        # Two halves whose directions are each other's are one observation: at home, where that is
+        # so, whether there is any effect is asked of whole vectors.
+        p_home[one.name] = sign_flips(moved[one.home][0], groups, seed=setting.seed,
+                                      n_flips=10 * setting.n_permutations)  # fmt: skip
+    p = holm({f"{one.name} on {label}": p_home[one.name] if label == one.home
+              else _one_sided(row, groups, setting) for one, label, row, *_ in raw})  # fmt: skip
     effects = [
         _Effect(one.name, label, _share(row, home, groups, setting), p[f"{one.name} on {label}"],
                 None if rise is None or home_rise is None
@@ -287,16 +298,15 @@ def _words(
     said = []
     for label in labels:
         states = [by[one.name, label].state for one in known]
-        n_good, n_part = states.count("survives"), states.count("survives in part")
-        n_part += states.count("something survives")
         if not known:
             said.append("Cannot tell: nothing that was given does anything sure at home.")
             break
+        n_part = states.count("survives in part") + states.count("something survives")
         said.append(
-            f"On {label}, of {len(known)} LoRAs and embeddings that do something at home, {n_good} "
-            f"surely keep more than half of it, {n_part} keep something, {states.count('is lost')} "
-            f"are lost, and of {states.count('cannot tell')} one cannot tell ({n} pictures with "
-            "and without each)."
+            f"Of {len(known)} LoRAs and embeddings that do something at home, on {label}: surely "
+            f"more than half of it survives of {states.count('survives')}, something of {n_part}, "
+            f"nothing that could be seen of {states.count('is lost')}, cannot tell of "
+            f"{states.count('cannot tell')} ({n} pictures with and without each)."
         )
     for one in adapters:
         home = by[one.name, one.home]

@@ -90,7 +90,8 @@ def _run(setting: Setting) -> Answer:
     parents = {name: _look(setting, setting.alone(name), asked) for name in setting.models}
     mixes = {label: _look(setting, one, asked) for label, one in setting.mixes().items()}
     pairs, of = _pairs(asked, parents, mixes)
-    found = contrast_all(pairs, of, how="difference", alike=_ALIKE,
+    families = {name: _family(name) for name in pairs}
+    found = contrast_all(pairs, of, how="difference", alike=_ALIKE, families=families,
                          n_permutations=setting.n_permutations, seed=setting.seed)  # fmt: skip
     errors = _errors(classifier, asked, setting.seed)
     rates = {label: float(asked.right(one).mean()) for label, one in {**parents, **mixes}.items()}
@@ -158,6 +159,13 @@ def _pairs(
             a, b, keep = typical
             add(f"{_TYPICAL}: {label} against that parent", a, b, keep)
     return pairs, of
+
+
+def _family(name: str) -> str:
+    """What a comparison is corrected together with: the answer, its details, each parent."""
+    if name.startswith(f"{_ALL}:"):
+        return "answer" if name.endswith((_PARENTS, _MIX)) else "each parent"
+    return "answer" if name.startswith(_TYPICAL) else "attributes"
 
 
 def _typical(
@@ -362,7 +370,8 @@ def _sections(
             numeric=frozenset({1, 2, 3, 4, 5}), sortable=True,
         ),
         contrast_table("Compared", found, "Rates, from 0 to 1. Of confusions less is better, of "
-                       "all else more.", how="difference"),
+                       "all else more. Corrected apart: against the parents together, against "
+                       "each, and by attribute.", how="difference"),
     ]  # fmt: skip
 
 

@@ -59,6 +59,7 @@ def contrast_all(
     *,
     how: Literal["ratio", "difference"] = "ratio",
     alike: float = ALIKE,
+    families: Mapping[str, str] | None = None,
     n_permutations: int = 1000,
     seed: int = 0,
 ) -> dict[str, Contrast]:
@@ -69,6 +70,7 @@ def contrast_all(
         groups: Each task's payload; by pair where they differ.
         how: Ratios of means, for what cannot be negative; or differences.
         alike: How small a difference (or distance of the ratio from 1) does not matter.
+        families: By pair, what it is corrected together with; None corrects all together.
         n_permutations: A tenth of how often signs are flipped.
         seed: Of flips and resamplings.
 
@@ -90,7 +92,10 @@ def contrast_all(
         statistic = _ratio if how == "ratio" else _difference
         found[name] = bootstrap_means(rows, statistic, of[name], seed=seed)
         p[name] = sign_flips(a - b, of[name], n_flips=10 * n_permutations, seed=seed)
-    corrected = holm(p)
+    of_family: dict[str, dict[str, float]] = {}
+    for name, value in p.items():
+        of_family.setdefault(families[name] if families else "", {})[name] = value
+    corrected = {name: value for own in of_family.values() for name, value in holm(own).items()}
     return {
         name: Contrast(
             name, float(a.mean()), float(b.mean()), found[name], p[name], corrected[name],

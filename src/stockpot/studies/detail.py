@@ -136,8 +136,12 @@ def _contrasts(
         for what, reference in others.items()
         for measure in _MEASURES
     }
-    return contrast_all(pairs, groups_of(tasks), n_permutations=setting.n_permutations,
-                        seed=setting.seed)  # fmt: skip
+    families = {
+        f"{measure} of {label} against {what}": "main" if measure in _MAIN else "rest"
+        for label, others in against.items() for what in others for measure in _MEASURES
+    }  # fmt: skip
+    return contrast_all(pairs, groups_of(tasks), families=families,
+                        n_permutations=setting.n_permutations, seed=setting.seed)  # fmt: skip
 
 
 def _alone(
@@ -180,8 +184,8 @@ def _words(
     above = [m for m in setting.models
              if alone[f"{_MAIN[0]} of {label} against {m}"].state == "more"]  # fmt: skip
     said.append(
-        f"Parents differ themselves: {label} surely has less background detail than "
-        f"{_listed(below)}, and surely more than {_listed(above)}."
+        f"Parents differ themselves. Parents that surely have more background detail than {label}: "
+        f"{_listed(below)}; that surely have less: {_listed(above)}."
     )
     rest = [f"{m} of {label} against {_PARENTS}" for m in _MEASURES if m not in _MAIN]
     said.append("The whole picture: " + "; ".join(
@@ -220,7 +224,9 @@ def _listed(names: Sequence[str]) -> str:
 
 def _sections(found: Mapping[str, Contrast], alone: Mapping[str, Contrast]) -> list[Section]:
     return [
-        contrast_table("Detail and contrast", found, "Holm's correction is for this whole table."),
+        contrast_table(
+            "Detail and contrast", found, "Corrected apart: the background, and the rest."
+        ),
         contrast_table(
             "Against each parent by itself", alone, "Corrected for this table by itself."
         ),

@@ -25,7 +25,7 @@ __all__ = ["RANGE", "usable"]
 Doubles = npt.NDArray[np.float64]
 
 _TASKS = 32
-_MOST = 8
+_MOST = 6
 _BAR = 0.75
 _OTHER_BARS = (0.5, 0.9)
 _LEVEL = 0.95
@@ -54,11 +54,11 @@ def _with_steps(request: Request, value: float) -> Request:
 
 
 _AXES = (
-    _Axis("CFG", (1, 1.5, 2, 3, 4, 6, 9, 14, 20, 30), _with_cfg,
+    _Axis("CFG", (1, 1.5, 2.5, 4, 7, 12, 20), _with_cfg,
           lambda request: request.settings.cfg, ("low", "high")),
-    _Axis("steps", (1, 2, 3, 4, 6, 8, 12, 20, 32), _with_steps,
+    _Axis("steps", (1, 2, 4, 8, 16, 32), _with_steps,
           lambda request: request.settings.steps, ("low",)),
-    _Axis("size", (0.5, 0.75, 1, 1.25, 1.5, 2, 2.5),
+    _Axis("size", (0.5, 0.75, 1, 1.5, 2),
           lambda request, value: request.scaled(value, _MULTIPLE), lambda request: 1.0,
           ("low", "high")),
 )  # fmt: skip
