@@ -109,10 +109,18 @@ def markdown(results: Path, seconds: float) -> str:
         lines += [f"### {study.letter}. {study.question}", ""]
         lines += [f"- {words}" for words in found["answer"]] + [""]
     head = (
-        f"{models} models, {len(STYLES) * len(SCENES)} prompts; this run took "
+        f"{models} models, {len(STYLES) * len(SCENES)} prompts; all runs together took "
         f"{seconds / 60:.0f} min."
     )
     return "\n".join([head, "", *lines])
+
+
+def spent(work: Path, seconds: float) -> float:
+    """Add this run to earlier ones in the folder: a resumed run is not a fast one."""
+    file = work / "seconds.txt"
+    total = seconds + (float(file.read_text()) if file.exists() else 0.0)
+    file.write_text(str(total))
+    return total
 
 
 def write_docs(file: Path, text: str) -> None:
@@ -137,16 +145,16 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=60, help="of that search; 0 goes without")
     parser.add_argument("--docs", type=Path, help="file whose marked section is rewritten")
     given = parser.parse_args()
+    start = time.monotonic()
     payloads = given.work / "payloads"
     write_payloads(payloads, given.steps, given.seeds)
-    start = time.monotonic()
     tuned = given.tuned
     if tuned is None and given.trials:
         tuned = tune(given.work, given.steps, given.trials)
     typed = command(given.studies.split(","), given.work, payloads, given.mixes,
                     given.permutations, tuned)  # fmt: skip
     done = subprocess.run(typed, check=False)
-    seconds = time.monotonic() - start
+    seconds = spent(given.work, time.monotonic() - start)
     text = markdown(given.work / "studies", seconds)
     print(text)
     if given.docs is not None:

@@ -15,7 +15,7 @@ import pytest
 from stockpot.draw import DrawSettings, Request
 from stockpot.errors import RequestError
 from stockpot.recipes import Recipe, linear, make_recipe, model
-from stockpot.studies import STUDIES, Answer, Classifier, Setting, plain_data, variance
+from stockpot.studies import STUDIES, Answer, Classifier, Setting, plain_data, span, variance
 from stockpot.studies.detail import shares_of
 from stockpot.studies.span import usable
 from stockpot.studies.variance import noise_of
@@ -317,7 +317,13 @@ def ranged(parents: float, mix: float) -> Callable[..., tuple[Values, float]]:
     return paint
 
 
-def test_a_wider_range_is_found_where_it_is(painted: Painted) -> None:
+@pytest.fixture
+def quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer resamplings than the study makes."""
+    monkeypatch.setattr(span, "_N_BOOT", 800)
+
+
+def test_a_wider_range_is_found_where_it_is(painted: Painted, quicker: None) -> None:
     words, data = answer("range", painted(ranged(8, 15), exam=exam(*PROMPTS[:6], n=1)))
     assert words[0].startswith("Yes: the mix is usable in a wider range than its parents (upper "
                                "end of CFG)")  # fmt: skip
@@ -328,7 +334,7 @@ def test_a_wider_range_is_found_where_it_is(painted: Painted) -> None:
     assert data["axes"]["size"]["ranges"]["the mix"]["0.75"][0] == 0.5
 
 
-def test_equal_ranges_are_no_answer(painted: Painted) -> None:
+def test_equal_ranges_are_no_answer(painted: Painted, quicker: None) -> None:
     words, data = answer("range", painted(ranged(8, 8), exam=exam(*PROMPTS[:6], n=1)))
     assert words[0].startswith("Cannot tell whether the mix is usable in a wider range")
     assert len(data["ends"]) == 5
