@@ -81,7 +81,7 @@ def usable(values: Sequence[float], levels: Sequence[float], bar: float, usual: 
 
     Example:
         >>> usable([1, 2, 4, 8], [0.0, 1.0, 1.0, 1.0], 0.5, 4.0)
-        (1.4142135623730951, 8.0)
+        (1.414213562, 8.0)
     """
     x, y = np.log(np.asarray(values, np.float64)), np.asarray(levels, np.float64)
     start = int(np.abs(x - np.log(usual)).argmin())
@@ -96,7 +96,7 @@ def usable(values: Sequence[float], levels: Sequence[float], bar: float, usual: 
             ends.append(float(values[last]))
             continue
         share = (y[i] - bar) / (y[i] - y[i + step])
-        ends.append(float(np.exp(x[i] + share * (x[i + step] - x[i]))))
+        ends.append(round(float(np.exp(x[i] + share * (x[i + step] - x[i]))), 9))
     return ends[0], ends[1]
 
 
