@@ -124,15 +124,17 @@ def _tasks(setting: Setting) -> list[Task]:
              replace(first.request, prompt="", seed=int(seed), settings=settings), about)
         for i, seed in enumerate(rng.choice(1 << 31, len(asked), replace=False))
     ]  # fmt: skip
-    # Scorers are asked about words of the exam in any case: some refuse an empty prompt, and their
-    # marks do not count here.
-    return [replace(t, score_prompt=t.score_prompt or t.request.prompt) for t in asked] + bare
+    return [*asked, *bare]
 
 
 def _with(task: Task, one: _Adapter) -> Task:
-    prompt = one.added(task.request.prompt)
-    return replace(task, name=f"{task.name} with {one.name}",
-                   request=replace(task.request, prompt=prompt))  # fmt: skip
+    # Scorers are asked about words of the exam in any case: some refuse an empty prompt, or one
+    # that asks for two things, and their marks do not count here.
+    return replace(
+        task, name=f"{task.name} with {one.name}",
+        request=replace(task.request, prompt=one.added(task.request.prompt)),
+        score_prompt=task.score_prompt or task.request.prompt,
+    )  # fmt: skip
 
 
 def _candidates(setting: Setting, one: _Adapter) -> dict[str, Recipe]:
