@@ -14,10 +14,12 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 from stockpot.recipes import linear, make_recipe, mean, model, search
 from stockpot.studies import STUDIES
+from stockpot.tune import best_trials, open_store
 from stockpot.zoo import extras, member, zoo_path
 
 MIXED = (
@@ -73,7 +75,9 @@ def command(names: list[str], work: Path, payloads: Path, mixes: int, permutatio
 def tune(work: Path, steps: int, trials: int) -> Path:
     """Tune a mix of the same models for the same score, on seeds that no study draws.
 
-    One weight a model for UNets, as a search by a scorer would do it; a finished search is kept.
+    One weight a model for UNets. Taken is the best of the search by its own score, as people who
+    trust a score take it: on held-out seeds, the uniform mix may well be as good. What was taken
+    once is kept.
     """
     found = work / "tuned.yaml"
     if found.exists():
@@ -89,9 +93,14 @@ def tune(work: Path, steps: int, trials: int) -> Path:
     subprocess.run(
         [sys.executable, "-m", "stockpot", "tune", str(work / "to-tune.yaml"), "--payloads",
          str(work / "tuning"), "--score", "clip", "--study", str(work / "tuning.db"), "--trials",
-         str(trials), "--config", str(zoo_path() / "config"), "-o", str(found)],
+         str(trials), "--config", str(zoo_path() / "config")],
         check=True,
     )  # fmt: skip
+    with closing(open_store(str(work / "tuning.db"))) as store:
+        (best,) = best_trials(store.all_trials(), 1)
+        text = store.book.candidate(best.user_attrs["candidate"])
+    assert text is not None
+    found.write_text(text, encoding="utf-8")
     return found
 
 
