@@ -59,7 +59,7 @@ def measure(paths: list[Path], work: Path, n_pairs: int) -> dict[str, Measure]:
     output = work / "compared"
     command = [
         sys.executable, "-m", "stockpot", "compare", *paths, "-o", output,
-        "--no-page", "--overwrite", "--memory", f"{MEMORY_MIB}MiB", "--json",
+        "--no-page", "--overwrite", "--restart", "--memory", f"{MEMORY_MIB}MiB", "--json",
     ]  # fmt: skip
     results = {"read": in_process(lambda: read_all(paths)), "compare": as_program(command)}
     if n_pairs:

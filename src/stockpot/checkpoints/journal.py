@@ -29,6 +29,7 @@ _MOST_BYTES = 1 << 30
 _MOST_LINE_BYTES = 1 << 24
 _SHOWN_CHARACTERS = 80
 _SHOWN_LINES = 3
+_SHOWN_DIFFERENCES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,25 +170,30 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
         now: What is asked for.
 
     Returns:
-        A sentence for each fact that differs, in the order of names.
+        A sentence for each fact that differs: what changed, then what is new or gone, each in the
+        order of names. Of many the first few, and how many more.
 
     Example:
         >>> differences({"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"})
         ["b was '2' and is '3'", "c is new: '4'"]
+        >>> differences({f"input {i}": "x" for i in range(9)} | {"mix": "y"}, {"mix": "z"})[::6]
+        ["mix was 'y' and is 'z'", 'and 4 more']
     """
-    found = []
+    changed, others = [], []
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)
         if old == new:
             continue
         if old is None:
-            found.append(f"{name} is new: {_short(str(new))!r}")
+            others.append(f"{name} is new: {_short(str(new))!r}")
         elif new is None:
-            found.append(f"{name} is gone: {_short(old)!r}")
+            others.append(f"{name} is gone: {_short(old)!r}")
         else:
             lines = set(old.splitlines()) & set(new.splitlines())
-            found.append(f"{name} was {_short(old, lines)!r} and is {_short(new, lines)!r}")
-    return found
+            changed.append(f"{name} was {_short(old, lines)!r} and is {_short(new, lines)!r}")
+    found = changed + others
+    left_out = len(found) - _SHOWN_DIFFERENCES
+    return found if left_out <= 1 else [*found[:_SHOWN_DIFFERENCES], f"and {left_out} more"]
 
 
 def _short(text: str, without: Iterable[str] = ()) -> str:

@@ -58,7 +58,7 @@ class Findings:
 
     Attributes:
         comparison: What it was read from.
-        components: By name; those that make pictures.
+        components: By name; those that make pictures and that more than one model has.
         duplicates: Models that are the same, wholly or in part.
         mixes: Parts of models that others of the pool make up, by model's index.
         sentences: All of it in words, the most telling first.
@@ -84,7 +84,12 @@ def study(comparison: Comparison) -> Findings:
         MissingExtraError: scipy is not installed.
     """
     components = {
-        name: _component(comparison, name) for name in comparison.components if name in WEIGHTS
+        name: found
+        for name in comparison.components
+        if name in WEIGHTS
+        for found in [_component(comparison, name)]
+        # What one model alone has is told in words: a matrix of it would be empty.
+        if len(found.complete) > 1 or len(comparison.models) == 1
     }
     found = Findings(
         comparison, components, find_duplicates(comparison), dict(_mixes(comparison, components))
@@ -270,7 +275,11 @@ def _not_compared(comparison: Comparison) -> Iterator[str]:
                 f"{', …' if exclusion.n_keys > 1 else ''})."
             )
     for component, models in absent.items():
-        yield f"There is no {component} in {_listed(models)}."
+        having = [name for name in comparison.names if name not in models]
+        if len(having) == 1 and len(models) > 1:
+            yield f"Only {having[0]} has a {component}; there is nothing to compare it with."
+        else:
+            yield f"There is no {component} in {_listed(models)}."
 
 
 def _listed(names: list[str]) -> str:

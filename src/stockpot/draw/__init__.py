@@ -42,7 +42,7 @@ from stockpot.draw.guidance import THRESHOLD_MODES, Thresholding, rescale_guidan
 from stockpot.draw.hires import IMAGE_UPSCALERS, LATENT_UPSCALERS, Hires, enlarge
 from stockpot.draw.infotext import parse_infotext, write_infotext
 from stockpot.draw.libraries import require_libraries
-from stockpot.draw.loading import DRAWABLE, Parts, load_parts
+from stockpot.draw.loading import DRAWABLE, load_parts
 from stockpot.draw.loras import Lora, LoraSet, read_lora
 from stockpot.draw.measures import MEASURES, Measure, Measurer
 from stockpot.draw.memory import (
@@ -63,6 +63,7 @@ from stockpot.draw.painter import (
     UnheardPromptWarning,
     open_painter,
 )
+from stockpot.draw.parts import Parts
 from stockpot.draw.payloads import parse_payload, read_payload, to_payload
 from stockpot.draw.pictures import Pictures, from_png, read_parameters, to_png
 from stockpot.draw.prompt_words import (

@@ -20,7 +20,7 @@ from stockpot.draw.prompts import CutPromptWarning
 if TYPE_CHECKING:
     import torch
 
-    from stockpot.draw.loading import Parts
+    from stockpot.draw.parts import Parts
 
 __all__ = ["EMPHASES", "Conditioner", "Conditioning", "EmphasisMode", "apply_emphasis"]
 

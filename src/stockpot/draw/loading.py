@@ -8,8 +8,6 @@ merge in memory loads like a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ from stockpot.draw.descriptions import Description, describe, read_description
 from stockpot.draw.libraries import require_libraries
 from stockpot.draw.memory import check_device
 from stockpot.draw.naming import Place, text_places, unet_places, vae_places, write_tensor
+from stockpot.draw.parts import Parts
 from stockpot.draw.tokenizers import find_tokenizer
 from stockpot.errors import LayoutError
 from stockpot.layouts import Component, Layout, as_checkpoint, detect, moved
@@ -25,7 +24,7 @@ from stockpot.layouts import Component, Layout, as_checkpoint, detect, moved
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DRAWABLE", "Parts", "load_parts", "read_tensor"]
+__all__ = ["DRAWABLE", "load_parts", "read_tensor"]
 
 DRAWABLE = ("sd1", "sd2", "sdxl", "zoo")
 """Layouts that can be drawn."""
@@ -33,36 +32,6 @@ DRAWABLE = ("sd1", "sd2", "sdxl", "zoo")
 _SHOWN = 3
 _PARTS = {"unet": "unet", "vae": "vae", "te": "text_encoder", "te0": "text_encoder",
           "te1": "text_encoder_2"}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a picture is made with.
-
-    Attributes:
-        name: The checkpoint's name, for messages.
-        unet: diffusers' `UNet2DConditionModel`.
-        vae: diffusers' `AutoencoderKL`.
-        text_encoder: transformers' `CLIPTextModel`.
-        tokenizer: transformers' `CLIPTokenizer`.
-        noise: The noise schedule, as in ``scheduler_config.json``, its ``prediction_type`` set.
-        layout: Name of the layout.
-        text_encoder_2: SDXL's second one, a `CLIPTextModelWithProjection`; else None.
-        tokenizer_2: Its tokenizer; else None.
-        places: By canonical key of the checkpoint: the part that it belongs to (an attribute of
-            this class), and where it goes there.
-    """
-
-    name: str
-    unet: Any
-    vae: Any
-    text_encoder: Any
-    tokenizer: Any
-    noise: dict[str, Any]
-    layout: str = "sd1"
-    text_encoder_2: Any = None
-    tokenizer_2: Any = None
-    places: Mapping[str, tuple[str, tuple[Place, ...]]] = field(default_factory=dict, repr=False)
 
 
 def load_parts(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from stockpot.adapters import Change, Module, find_modules, flat_name
 from stockpot.checkpoints import file_hashes, open_checkpoint
-from stockpot.draw.loading import Parts
+from stockpot.draw.parts import Parts
 from stockpot.draw.prompt_words import LoraTag
 from stockpot.errors import CheckpointError
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from stockpot.errors import Problem, RequestError
 
 if TYPE_CHECKING:
-    from stockpot.draw.loading import Parts
+    from stockpot.draw.parts import Parts
 
 __all__ = [
     "VRAM", "Vram", "check_device", "few_threads", "peak_bytes", "reset_peak", "save_memory",

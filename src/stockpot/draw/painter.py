@@ -17,10 +17,11 @@ from stockpot.checkpoints import Source
 from stockpot.draw.conditioning import Conditioner, Conditioning
 from stockpot.draw.embeddings import Embedding
 from stockpot.draw.hires import enlarge
-from stockpot.draw.loading import Parts, load_parts
+from stockpot.draw.loading import load_parts
 from stockpot.draw.loras import LoraSet
 from stockpot.draw.memory import vae_at_hand
 from stockpot.draw.noises import Noises
+from stockpot.draw.parts import Parts
 from stockpot.draw.pictures import Pictures
 from stockpot.draw.prompt_words import LoraTag, take_loras
 from stockpot.draw.sampling import Wording, count_calls, sample_latents, word

@@ -12,8 +12,8 @@ from stockpot.draw.brownian import BrownianPath
 from stockpot.draw.conditioning import Conditioner, Conditioning
 from stockpot.draw.freeu import freeu_hooks
 from stockpot.draw.guidance import rescale_guidance, threshold
-from stockpot.draw.loading import Parts
 from stockpot.draw.noises import Noises, noise_of_scheduler
+from stockpot.draw.parts import Parts
 from stockpot.draw.samplers import get_sampler, make_scheduler, set_steps
 from stockpot.draw.schedules import Span, schedule_prompt
 from stockpot.draw.settings import DrawSettings

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stockpot.draw.loading import Parts
+    from stockpot.draw.parts import Parts
 
 __all__ = ["edges_meet"]
 

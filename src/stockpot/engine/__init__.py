@@ -17,10 +17,11 @@ from stockpot.engine.labels import Labels, read_labels
 from stockpot.engine.merging import MergeResult, Settings, merge, merge_in_memory, open_pool
 from stockpot.engine.plan import Plan, TensorPlan, Term
 from stockpot.engine.planning import make_plan
+from stockpot.engine.progress import Meter, Progress, ProgressCallback
 from stockpot.engine.remaking import Remade, remake
 from stockpot.engine.replaying import Route, find_route, replay
 from stockpot.engine.resuming import facts_of_source
-from stockpot.engine.running import Digests, Meter, Progress, ProgressCallback, run_plan
+from stockpot.engine.running import Digests, run_plan
 from stockpot.engine.shelf import Book, Shelf
 from stockpot.engine.stopping import Stop
 from stockpot.engine.verifying import InputFound, Verdict, verify

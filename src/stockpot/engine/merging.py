@@ -31,6 +31,7 @@ from stockpot.engine.labels import with_sha256
 from stockpot.engine.output_place import check_output
 from stockpot.engine.plan import Plan
 from stockpot.engine.planning import make_plan
+from stockpot.engine.progress import Meter, ProgressCallback
 from stockpot.engine.provenance import (
     Ancestry,
     component_hashes,
@@ -49,7 +50,7 @@ from stockpot.engine.resuming import (
     told_of_kept,
 )
 from stockpot.engine.retelling import original
-from stockpot.engine.running import Digests, Meter, ProgressCallback, run_plan
+from stockpot.engine.running import Digests, run_plan
 from stockpot.engine.stopping import Stop, heeding
 from stockpot.engine.tensor_tables import TENSORS_KEY, table_of
 from stockpot.errors import (

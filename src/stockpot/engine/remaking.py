@@ -24,9 +24,9 @@ from stockpot.engine.forms import arranged
 from stockpot.engine.history import History, read_history
 from stockpot.engine.merging import Settings, compute
 from stockpot.engine.planning import make_plan
+from stockpot.engine.progress import Meter, ProgressCallback
 from stockpot.engine.replaying import find_route, prepared
 from stockpot.engine.retelling import Discarded
-from stockpot.engine.running import Meter, ProgressCallback
 from stockpot.engine.shelf import Shelf, as_seen
 from stockpot.engine.stopping import heeding
 from stockpot.engine.tensor_tables import read_table

@@ -37,8 +37,8 @@ from stockpot.engine.merging import (
 )
 from stockpot.engine.plan import Plan
 from stockpot.engine.planning import make_plan
+from stockpot.engine.progress import ProgressCallback
 from stockpot.engine.retelling import Discarded, PlannedSource, Retold
-from stockpot.engine.running import ProgressCallback
 from stockpot.engine.shelf import Book, Shelf
 from stockpot.engine.stopping import heeding
 from stockpot.engine.tensor_tables import TENSORS_KEY

@@ -19,7 +19,8 @@ from stockpot.checkpoints import Source, hash_tensors
 from stockpot.engine.history import RECIPE_KEY
 from stockpot.engine.notes import read_note
 from stockpot.engine.plan import Plan
-from stockpot.engine.running import Digests, Meter, ProgressCallback
+from stockpot.engine.progress import Meter, ProgressCallback
+from stockpot.engine.running import Digests
 from stockpot.errors import CheckpointError, StoppedError, UnfinishedError, VerificationError
 
 __all__ = ["facts_of", "facts_of_source", "is_worth_keeping", "recall", "recheck_inputs",

@@ -8,12 +8,11 @@ Where methods take part, the walk is repeated for their statistics (`computing`)
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import numpy as np
 from blake3 import blake3
@@ -24,6 +23,7 @@ from stockpot.engine.computing import Computation
 from stockpot.engine.matching import Matcher, Orders
 from stockpot.engine.notes import note_of
 from stockpot.engine.plan import Plan, TensorPlan
+from stockpot.engine.progress import Meter, ProgressCallback
 from stockpot.engine.stopping import Halt, Stop
 from stockpot.errors import CheckpointError
 from stockpot.methods import (
@@ -39,46 +39,7 @@ from stockpot.methods import (
 
 _TOLD_BYTES = 1 << 22  # of reads, before the progress is told
 
-__all__ = ["Digests", "Progress", "ProgressCallback", "run_plan"]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        stage: ``merging`` or ``checking``.
-        done_bytes: Bytes read and written so far in this stage.
-        total_bytes: Bytes that the stage will read and write.
-        elapsed_s: Seconds since the stage began.
-    """
-
-    stage: str
-    done_bytes: int
-    total_bytes: int
-    elapsed_s: float
-
-    @property
-    def rate(self) -> float:
-        """Bytes a second so far."""
-        return self.done_bytes / self.elapsed_s if self.elapsed_s > 0 else 0.0
-
-    @property
-    def eta_s(self) -> float:
-        """Seconds that the rest takes at this rate; infinite before anything is known."""
-        rest = self.total_bytes - self.done_bytes
-        return rest / self.rate if self.rate > 0 else float("inf")
-
-
-class ProgressCallback(Protocol):
-    """Is told how far a run is, now and then, from any thread."""
-
-    def __call__(self, progress: Progress, /) -> None:
-        """Show it.
-
-        Args:
-            progress: How far the run is.
-        """
+__all__ = ["Digests", "run_plan"]
 
 
 @dataclass(frozen=True)
@@ -92,32 +53,6 @@ class Digests:
 
     outputs: dict[str, str]
     inputs: dict[tuple[str, str], str]
-
-
-class Meter:
-    """Counts bytes from many threads and reports at most ten times a second."""
-
-    def __init__(self, stage: str, total_bytes: int, report: ProgressCallback | None) -> None:
-        self._stage, self._total, self._report = stage, total_bytes, report
-        self._start = self._last = time.monotonic()
-        self._done = 0
-        self._guard = threading.Lock()
-
-    def add(self, n_bytes: int) -> None:
-        """Count bytes.
-
-        Args:
-            n_bytes: How many more were moved.
-        """
-        with self._guard:
-            self._done += n_bytes
-            now = time.monotonic()
-            due = now - self._last >= 0.1 or self._done >= self._total
-            if due:
-                self._last = now
-            progress = Progress(self._stage, self._done, self._total, now - self._start)
-        if due and self._report is not None:
-            self._report(progress)
 
 
 def run_plan(

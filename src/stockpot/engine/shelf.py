@@ -22,7 +22,7 @@ from stockpot.checkpoints import (
     open_checkpoint,
 )
 from stockpot.engine.history import InputRecord, Part, read_history
-from stockpot.engine.running import Meter, ProgressCallback
+from stockpot.engine.progress import Meter, ProgressCallback
 from stockpot.errors import CheckpointError, Problem
 from stockpot.layouts import Layout, as_checkpoint, detect
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import final
 
+from stockpot.engine.progress import Progress, ProgressCallback
 from stockpot.errors import StoppedError
-
-if TYPE_CHECKING:
-    from stockpot.engine.running import Progress, ProgressCallback
 
 __all__ = ["Halt", "Stop", "heeding"]
 

@@ -13,9 +13,9 @@ from stockpot.checkpoints import Source, content_hash, hash_tensors
 from stockpot.engine.history import History, Step, read_history
 from stockpot.engine.labels import RECIPE_LABEL, model_key, step_label
 from stockpot.engine.merging import Settings
+from stockpot.engine.progress import Meter, ProgressCallback
 from stockpot.engine.remaking import find_damage
 from stockpot.engine.replaying import Route, find_route, recompute
-from stockpot.engine.running import Meter, ProgressCallback
 from stockpot.engine.shelf import Shelf, as_seen
 from stockpot.engine.stopping import heeding
 from stockpot.errors import CheckpointError, Problem, StockpotError

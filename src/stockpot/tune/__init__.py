@@ -4,6 +4,7 @@ Importing this package loads neither torch nor diffusers nor optuna.
 """
 
 from stockpot.tune.baselines import UNIFORM, make_baselines, nearness_to_uniform, sums_of_models
+from stockpot.tune.books import Book, KeptMark
 from stockpot.tune.claims import Claims, Worker
 from stockpot.tune.effects import Effect, estimate_effects
 from stockpot.tune.exam import Exam, Task
@@ -35,7 +36,7 @@ from stockpot.tune.results import (
 from stockpot.tune.searching import Candidate, Search, candidate_key, run_search
 from stockpot.tune.settings import NEAR, Baseline, Limits, SearchSettings
 from stockpot.tune.spaces import SPACES, Dial, Space, make_space
-from stockpot.tune.storing import Book, KeptMark, StudyStore, open_store
+from stockpot.tune.storing import StudyStore, open_store
 from stockpot.tune.tallying import AUTOMBW_TALLIES, TALLIES, check_tally, scores_of, tally
 from stockpot.tune.verdicts import Verdict, bootstrap_mean, compare_marks
 

@@ -11,8 +11,8 @@ import json
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, final
 
+from stockpot.tune.books import Book, KeptMark
 from stockpot.tune.claims import Claimed, Worker
-from stockpot.tune.storing import Book, KeptMark
 
 if TYPE_CHECKING:
     from optuna.storages import JournalStorage

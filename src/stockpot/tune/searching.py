@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from stockpot.errors import StudyError
 from stockpot.recipes import Origin, Recipe, Save, canonical
+from stockpot.tune.books import KeptMark
 from stockpot.tune.claims import Claims
 from stockpot.tune.exam import Exam, Task
 from stockpot.tune.examining import Examiner, Mark
@@ -23,7 +24,7 @@ from stockpot.tune.holes import fill_holes
 from stockpot.tune.proposing import distributions_of, is_worse, propose
 from stockpot.tune.settings import NEAR, Baseline, Limits, SearchSettings, check_same
 from stockpot.tune.spaces import Space
-from stockpot.tune.storing import KeptMark, StudyStore
+from stockpot.tune.storing import StudyStore
 from stockpot.tune.tallying import scores_of, tally
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, final
 
 from stockpot.errors import StudyError
+from stockpot.tune.books import Book, KeptMark
 from stockpot.tune.claims import Claimed, Worker
-from stockpot.tune.storing import Book, KeptMark
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, RDBStorage
