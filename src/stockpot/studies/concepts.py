@@ -33,7 +33,7 @@ _HALF = 0.5
 _MIX, _TUNED, _PARENTS = "the mix", "the tuned mix", "the parents"
 _ALL = "all together"
 _TYPICAL = "confusions typical of a parent"
-_MOST_CHARTS = 2
+_MOST_CHARTS = 1
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class _Asked:
     def right(self, seen: _Seen) -> Doubles:
         """1 where all that a task asks for is there."""
         wrong = [(asked >= 0) & (asked != seen.words[name]) for name, asked in self.words.items()]
-        return 1.0 - np.any(wrong, axis=0).astype(np.float64)
+        right: Doubles = 1.0 - np.any(wrong, axis=0).astype(np.float64)
+        return right
 
 
 def _asked(setting: Setting) -> _Asked:
@@ -317,7 +318,8 @@ def _judged(
             f"Of {_N_KNOWN} pictures whose content is known, {name} sees all in "
             f"{_share(errors['sees_all'])} and is fooled in {_share(errors['is_fooled'])} where "
             f"one word is wrong; with these errors taken off, rates are {_share(true)} of the mix "
-            f"and {_share(_corrected(theirs, errors))} of the parents"
+            f"and {_share(_corrected(theirs, errors))} of the parents; what models draw is harder "
+            "to tell than those"
         )
     if setting.classifier.sure:
         low, high, unsure = bounds[_MIX]

@@ -198,8 +198,7 @@ def _ends(
     scale: tuple[float, float], tasks: Sequence[Task],
 ) -> dict[str, Interval]:  # fmt: skip
     """A mix's end of the usable range over the parents' (their geometric mean)."""
-    n_tests = sum(len(axis.ends) for axis in _AXES)
-    level = 1 - (1 - _LEVEL) / n_tests
+    level = _level(len(each.names) - len(parents))
 
     def ratio(label: str, means: Doubles) -> float:
         levels = _scaled(each.levels(means), scale)
@@ -219,6 +218,11 @@ def _ends(
         for label in each.names
         if label not in parents
     }  # fmt: skip
+
+
+def _level(n_mixes: int) -> float:
+    """Of each interval, so that all of them hold together (Bonferroni)."""
+    return 1 - (1 - _LEVEL) / (n_mixes * sum(len(axis.ends) for axis in _AXES))
 
 
 def _state(one: Interval) -> str:
@@ -241,9 +245,10 @@ def _words(
     said = []
     labels = list(next(iter(ends.values())))
     for label in labels:
-        wider, narrower = [], []
-        for (axis, end), each in ends.items():
-            state = _state(each[label])
+        wider: list[str] = []
+        narrower: list[str] = []
+        for (axis, end), found in ends.items():
+            state = _state(found[label])
             where = f"{'lower' if end == 'low' else 'upper'} end of {axis}"
             if state in ("higher", "lower"):
                 (wider if (end == "high") == (state == "higher") else narrower).append(where)
@@ -273,7 +278,7 @@ def _words(
         f"({setting.score} {scale[0]:.3g}) to what the parents draw as asked ({scale[1]:.3g}), on "
         "the average picture; so a mix that is better everywhere has a wider range too. Intervals "
         f"hold together at 95 % (each at "
-        f"{100 * (1 - 0.05 / sum(len(a.ends) for a in _AXES)):.0f} %)."
+        f"{100 * _level(len(labels)):g} %)."
     )
     return said
 

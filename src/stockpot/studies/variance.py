@@ -92,7 +92,7 @@ def _tasks(setting: Setting) -> dict[str, list[Task]]:
         for _ in range(_N_PROMPTS)
     ]
 
-    def task(prompt: str, seed: int, name: str, payload: str) -> Task:
+    def asked(prompt: str, seed: int, name: str, payload: str) -> Task:
         settings = replace(first.request.settings, negative="")
         # Scorers are asked about a prompt of the exam: their marks do not count here, but some
         # refuse an empty one.
@@ -100,9 +100,9 @@ def _tasks(setting: Setting) -> dict[str, list[Task]]:
         return Task(name, payload, replace(first.request, prompt=prompt, seed=seed,
                                            settings=settings), about)  # fmt: skip
 
-    empty = [task("", seed, f"empty#{i}", f"empty {i}") for i, seed in enumerate(seeds)]
+    empty = [asked("", seed, f"empty#{i}", f"empty {i}") for i, seed in enumerate(seeds)]
     random = [
-        task(prompt, seeds[_N_SEEDS * i + j], f"random {i}#{j}", f"random {i}")
+        asked(prompt, seeds[_N_SEEDS * i + j], f"random {i}#{j}", f"random {i}")
         for i, prompt in enumerate(prompts)
         for j in range(_N_SEEDS)
     ]
