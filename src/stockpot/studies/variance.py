@@ -255,22 +255,23 @@ def _words(
 ) -> list[str]:  # fmt: skip
     said = []
     main = _FEATURES if _FEATURES in measures else _SPREAD
+    rest = [
+        (m, kind) for kind in (_EMPTY, _RANDOM) for m in measures if (m, kind) != (main, _EMPTY)
+    ]
     for label in reversed(mixes):
         one = found[f"{main} of {label} against {_PARENTS}, {_EMPTY}"]
-        how = _COMPARED[one.state]
         start = "Cannot tell: " if one.state == "cannot tell" else ""
+        name = label if start else label[0].upper() + label[1:]
         said.append(
-            f"{start}{label[0].upper() if not start else label[0]}{label[1:]} is {how} its "
-            f"parents: without a prompt its pictures' variance ({main}) is "
-            f"{percent_text(one)} of theirs. " + "; ".join(
-                _short(found[f"{m} of {label} against {_PARENTS}, {kind}"])
-                for kind in (_EMPTY, _RANDOM) for m in measures if (m, kind) != (main, _EMPTY))
-            + "."
+            f"{start}{name} is {_COMPARED[one.state]} its parents: without a prompt its pictures' "
+            f"variance ({main}) is {percent_text(one)} of theirs. Besides, "
+            + _sorted_out({f"{m}, {kind}": found[f"{m} of {label} against {_PARENTS}, {kind}"]
+                           for m, kind in rest}) + "."
         )  # fmt: skip
     if _TUNED in mixes:
-        said.append("The tuned mix against the uniform one: " + "; ".join(
-            _short(found[f"{m} of {_TUNED} against {_MIX}, {kind}"])
-            for kind in (_EMPTY, _RANDOM) for m in measures) + ".")  # fmt: skip
+        said.append("The tuned mix against the uniform one: " + _sorted_out(
+            {f"{m}, {kind}": found[f"{m} of {_TUNED} against {_MIX}, {kind}"]
+             for m, kind in [(main, _EMPTY), *rest]}) + ".")  # fmt: skip
     else:
         said.append("No tuned mix was given (--tuned), so nothing is said of one.")
     said.append(_bias_words(setting, bias, mixes))
@@ -279,6 +280,18 @@ def _words(
         said.append("Variance is that of pixels, which sees places and colours rather than "
                     "things; --features gives a network to see with.")  # fmt: skip
     return said
+
+
+def _sorted_out(rows: Mapping[str, Contrast]) -> str:
+    """What is sure, with numbers; the rest by name."""
+    parts = [f"{name} {percent(one.found)}, {one.state}" for name, one in rows.items()
+             if one.state in ("more", "less")]  # fmt: skip
+    parts = parts or ["nothing is surely more or less"]
+    for state, told in (("alike", "alike within a tenth"), ("cannot tell", "cannot tell")):
+        names = [name for name, one in rows.items() if one.state == state]
+        if names:
+            parts.append(f"{told}: {' / '.join(names)}")
+    return "; ".join(parts)
 
 
 def _bias_words(
