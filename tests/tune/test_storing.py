@@ -144,3 +144,43 @@ def test_what_is_no_study_is_told(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no folder"):
         open_store(tmp_path / "none" / "study.db")
     assert not (tmp_path / "none.db").exists()
+
+
+MARKUP = "<img src=x onerror=alert(1)>"
+DAMAGE = {
+    "a number of a trial": ("trial_values", "value", MARKUP),
+    "a trial without its score": ("trial_values", "trial_id", -5),
+    "a dial": ("trial_params", "param_value", MARKUP),
+    "a dial's range": ("trial_params", "distribution_json", '{"a": ['),
+    "what a trial says of itself": ("trial_user_attributes", "value_json", "[1]"),
+    "no JSON": ("trial_user_attributes", "value_json", '{"a": ['),
+    "a mark's facts": ("stockpot_marks", "facts", "[1, 2]"),
+    "a mark's facts, cut": ("stockpot_marks", "facts", '{"contrast": '),
+    "a mark's time": ("stockpot_marks", "elapsed_s", MARKUP),
+    "a score": ("stockpot_scores", "score", MARKUP),
+    "a result": ("stockpot_notes", "text", '{"text": [1]}'),
+    "a result, cut": ("stockpot_notes", "text", '{"text": '),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_study_is_told(tmp_path: Path, kind: str) -> None:
+    from optuna.distributions import FloatDistribution
+
+    path = tmp_path / "study.db"
+    with open_store(path) as store:
+        store.study_id(1)
+        ranges = {"x": FloatDistribution(0.0, 1.0)}
+        store.add_trial({"x": 0.5}, ranges, {"candidate": "c"}, values=[0.75])
+        store.book.put_mark(mark())
+        assert len(store.all_trials()) == len(store.book.marks()) == 1
+        store.book.put_note("result", "{}")
+    table, column, value = DAMAGE[kind]
+    with sqlite3.connect(path) as connection:
+        assert connection.execute(f'UPDATE "{table}" SET "{column}" = ?', (value,)).rowcount
+    connection.close()
+    with (
+        pytest.raises(StudyError, match="damaged"),
+        open_store(path, create=False) as store,
+    ):
+        store.all_trials(), store.book.marks(), store.result()

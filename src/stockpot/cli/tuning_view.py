@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -76,10 +75,9 @@ def read_study(store: StudyStore) -> StudyView:
     except StudyError:
         pass
     marks = store.book.marks()
-    text = store.book.note("result")
     return StudyView(
         store.settings() or {}, tuple(stages), len(marks),
-        sum(mark.elapsed_s for mark in marks), None if text is None else json.loads(text),
+        sum(mark.elapsed_s for mark in marks), store.result(),
     )  # fmt: skip
 
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 from stockpot.layouts import Cell
 
-from .atoms import Namer
+from .folding import Fold, namers
 
-if TYPE_CHECKING:
-    from .folding import Fold
-
-__all__ = ["Difference", "compare_folds", "namers"]
+__all__ = ["Difference", "compare_folds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,34 +68,3 @@ def compare_folds(first: Fold, second: Fold) -> list[Difference]:
         for run, found in runs
         for key, shares in found.items()
     ]
-
-
-def _identities(fold: Fold, other: Fold) -> dict[str, tuple[str, str]]:
-    """What to know a model by: a hash where both sides have one, else the name."""
-    theirs = other.recipe.pool
-    result = {}
-    for name, entry in fold.recipe.pool.items():
-        twin = theirs.get(name)
-        result[name] = ("name", name)
-        # The content's hash goes before the file's: it survives edits of the metadata.
-        for kind in ("hash", "sha256"):
-            mine = getattr(entry, kind)
-            if mine and (
-                any(mine == getattr(e, kind) for e in theirs.values())
-                or (twin and getattr(twin, kind))
-            ):
-                result[name] = (kind, mine)
-                break
-    return result
-
-
-def namers(first: Fold, second: Fold) -> tuple[Namer, Namer]:
-    """Make what names the atoms of two folds alike.
-
-    Args:
-        first: A fold.
-        second: Another.
-    """
-    known: dict[object, int] = {}
-    mine, theirs = _identities(first, second), _identities(second, first)
-    return Namer(mine.__getitem__, known), Namer(theirs.__getitem__, known)

@@ -16,15 +16,14 @@ from typing import Any
 from stockpot.errors import Problem, RecipeError, UnknownNameError
 from stockpot.layouts import Cell, Layout
 
-from .atoms import Atom, Called, Row, atoms_below, models_in
-from .comparing import namers
+from .atoms import Atom, Called, Namer, Row, atoms_below, models_in
 from .document import Recipe
 from .errors import MissingModelError
 from .evaluating import Evaluation, evaluate
 from .flowing import Interned, RowMaker, choose, reach
 from .numbers import number_text
 
-__all__ = ["Fold", "TableRow", "fold"]
+__all__ = ["Fold", "TableRow", "fold", "namers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,3 +307,34 @@ def _warnings(fold: Fold, evaluation: Evaluation) -> list[Problem]:
                 Problem("unused-let", "no expression reads it", f"let.{name}", "remove it")
             )
     return found
+
+
+def _identities(fold: Fold, other: Fold) -> dict[str, tuple[str, str]]:
+    """What to know a model by: a hash where both sides have one, else the name."""
+    theirs = other.recipe.pool
+    result = {}
+    for name, entry in fold.recipe.pool.items():
+        twin = theirs.get(name)
+        result[name] = ("name", name)
+        # The content's hash goes before the file's: it survives edits of the metadata.
+        for kind in ("hash", "sha256"):
+            mine = getattr(entry, kind)
+            if mine and (
+                any(mine == getattr(e, kind) for e in theirs.values())
+                or (twin and getattr(twin, kind))
+            ):
+                result[name] = (kind, mine)
+                break
+    return result
+
+
+def namers(first: Fold, second: Fold) -> tuple[Namer, Namer]:
+    """Make what names the atoms of two folds alike.
+
+    Args:
+        first: A fold.
+        second: Another.
+    """
+    known: dict[object, int] = {}
+    mine, theirs = _identities(first, second), _identities(second, first)
+    return Namer(mine.__getitem__, known), Namer(theirs.__getitem__, known)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from stockpot.tune.books import Book, KeptMark
 from stockpot.tune.claims import Claimed, Worker
+from stockpot.tune.soundness import MARK_SHAPE, damage, unfit
 
 if TYPE_CHECKING:
     from optuna.storages import JournalStorage
@@ -91,6 +92,8 @@ class JournalBook(Book):
         found: dict[tuple[str, str], KeptMark] = {}
         for key, entry in self._below(prefix):
             _, whose, task, _ = key.split("/")
+            if wrong := unfit(entry, MARK_SHAPE, "a mark"):
+                raise damage("the journal", wrong)
             mark = KeptMark(whose, task, entry["name"], entry["scores"], entry["facts"],
                             entry["elapsed_s"])  # fmt: skip
             found.setdefault((whose, task), mark)

@@ -6,7 +6,6 @@ with all its parameters at once; a mark is there or not; a trial's end is one ro
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from stockpot.errors import MissingExtraError, StudyError
 from stockpot.tune.books import Book
+from stockpot.tune.soundness import (
+    RESULT_SHAPE,
+    SETTINGS_SHAPE,
+    check_trials,
+    read_object,
+    reading,
+)
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -69,9 +75,17 @@ class StudyStore:
         return found
 
     def all_trials(self) -> list[FrozenTrial]:
-        """Read all trials, in the order of their numbers."""
-        found = self.trials.get_all_trials(self.study_id(), deepcopy=False)
-        return sorted(found, key=lambda trial: trial.number)
+        """Read all trials, in the order of their numbers.
+
+        Raises:
+            StudyError: There is no study, or it holds what Stockpot never writes.
+        """
+        study_id = self.study_id()
+        with reading(self.where, "the trials"):
+            found = self.trials.get_all_trials(study_id, deepcopy=False)
+            found = sorted(found, key=lambda trial: trial.number)
+        check_trials(self.where, found)
+        return found
 
     def add_trial(
         self,
@@ -135,7 +149,12 @@ class StudyStore:
     def settings(self) -> dict[str, Any] | None:
         """Read what was searched and how; None for a study that is new."""
         text = self.book.note("settings")
-        return None if text is None else dict(json.loads(text))
+        return None if text is None else read_object(self.where, "settings", text, SETTINGS_SHAPE)
+
+    def result(self) -> dict[str, Any] | None:
+        """Read how a study ended, as `result_json` made it; None for one that has not."""
+        text = self.book.note("result")
+        return None if text is None else read_object(self.where, "result", text, RESULT_SHAPE)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 from stockpot.errors import StudyError
 from stockpot.tune.books import Book, KeptMark
 from stockpot.tune.claims import Claimed, Worker
+from stockpot.tune.soundness import MARK_SHAPE, damage, reading, unfit
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, RDBStorage
@@ -97,6 +98,7 @@ class TableBook(Book):
         import sqlalchemy as sql
 
         self._engine = engine
+        self._where = str(engine.url.database or engine.url.render_as_string())
         data = sql.MetaData()
         key = sql.String(64)
         self._notes = sql.Table(
@@ -210,14 +212,21 @@ class TableBook(Book):
         with self._engine.connect() as connection:
             found: dict[tuple[str, str], dict[str, float]] = {}
             # Marks first: one that is written meanwhile then lacks nothing that is read later.
-            rows = connection.execute(marks).all()
-            for row in connection.execute(scores):
-                found.setdefault((row.candidate, row.task), {})[row.scorer] = row.score
-        return [
-            KeptMark(row.candidate, row.task, row.name, found.get((row.candidate, row.task), {}),
-                     json.loads(row.facts), row.elapsed_s)
-            for row in rows
-        ]  # fmt: skip
+            with reading(self._where, "the marks"):
+                rows = connection.execute(marks).all()
+                for row in connection.execute(scores):
+                    found.setdefault((row.candidate, row.task), {})[row.scorer] = row.score
+        made = []
+        for row in rows:
+            scored = found.get((row.candidate, row.task), {})
+            with reading(self._where, f"the mark of {row.task}"):
+                facts = json.loads(row.facts)
+                about = {"name": row.name, "elapsed_s": row.elapsed_s, "scores": scored,
+                         "facts": facts}  # fmt: skip
+            if wrong := unfit(about, MARK_SHAPE, "a mark"):
+                raise damage(self._where, wrong)
+            made.append(KeptMark(row.candidate, row.task, row.name, scored, facts, row.elapsed_s))
+        return made
 
     def count_marks(self, tasks: Collection[str]) -> int:
         """Count marks; see `Book.count_marks`."""
