@@ -15,7 +15,7 @@ import numpy.typing as npt
 from stockpot.checkpoints import open_checkpoint
 from stockpot.errors import StockpotError
 from stockpot.recipes import Recipe
-from stockpot.report import Cell, Section, Table, TableRow
+from stockpot.report import Cell, Chart, Heat, Section, Table, TableRow
 from stockpot.studies._base import Answer, Setting, Study, groups_of
 from stockpot.studies.contrasts import LEVEL, percent
 from stockpot.studies.measures import shrink
@@ -206,7 +206,7 @@ def _run(setting: Setting) -> Answer:
         "n_pictures": len(tasks),
     }  # fmt: skip
     return Answer(_words(setting, adapters, effects, words, at_home, len(tasks)),
-                  _sections(effects), {}, data)  # fmt: skip
+                  _sections(effects), _charts(adapters, effects), data)  # fmt: skip
 
 
 def _seen(
@@ -365,6 +365,20 @@ def _sections(effects: Sequence[_Effect]) -> list[Section]:
             numeric=frozenset({2, 4}), sortable=True,
         )
     ]  # fmt: skip
+
+
+def _charts(adapters: Sequence[_Adapter], effects: Sequence[_Effect]) -> dict[str, Chart]:
+    """Where every adapter was tried, and how much of it was left there."""
+    by = {(one.adapter, one.on): one.share.value for one in effects}
+    places = [label for label in dict.fromkeys(one.on for one in effects)
+              if all(np.isfinite(by.get((one.name, label), np.nan)) for one in adapters)]  # fmt: skip
+    return {
+        "shares": Heat(
+            "What is left of each", [one.name for one in adapters], places,
+            [[max(0.0, by[one.name, label]) for label in places] for one in adapters],
+            "of the effect at home",
+        ),
+    }  # fmt: skip
 
 
 def _cost(setting: Setting) -> int:
