@@ -370,12 +370,17 @@ def _sections(effects: Sequence[_Effect]) -> list[Section]:
 def _charts(adapters: Sequence[_Adapter], effects: Sequence[_Effect]) -> dict[str, Chart]:
     """Where every adapter was tried, and how much of it was left there."""
     by = {(one.adapter, one.on): one.share.value for one in effects}
-    places = [label for label in dict.fromkeys(one.on for one in effects)
-              if all(np.isfinite(by.get((one.name, label), np.nan)) for one in adapters)]  # fmt: skip
+    tried = dict.fromkeys(one.on for one in effects)
+    names = [one.name for one in adapters]
+    places = [
+        label
+        for label in tried
+        if all(np.isfinite(by.get((name, label), np.nan)) for name in names)
+    ]
     return {
         "shares": Heat(
-            "What is left of each", [one.name for one in adapters], places,
-            [[max(0.0, by[one.name, label]) for label in places] for one in adapters],
+            "What is left of each", names, places,
+            [[max(0.0, by[name, label]) for label in places] for name in names],
             "of the effect at home",
         ),
     }  # fmt: skip
