@@ -17,6 +17,7 @@ from stockpot.draw import Request
 from stockpot.recipes import Recipe
 from stockpot.report import Chart, Curve, Section, Table, TableRow
 from stockpot.studies._base import Answer, Setting, Study, groups_of
+from stockpot.studies.contrasts import ALIKE
 from stockpot.studies.statistics import Interval, bootstrap_means
 from stockpot.tune import Task
 
@@ -229,6 +230,8 @@ def _state(one: Interval) -> str:
     """Of a ratio of ends: is it sure?"""
     if not np.isfinite(one.value):
         return "no range"
+    if one.low >= 1 - ALIKE and one.high <= 1 + ALIKE:
+        return "alike"
     if one.low > 1:
         return "higher"
     return "lower" if one.high < 1 else "cannot tell"
@@ -249,7 +252,8 @@ def _words(
         narrower: list[str] = []
         for (axis, end), found in ends.items():
             state = _state(found[label])
-            where = f"{'lower' if end == 'low' else 'upper'} end of {axis}"
+            where = (f"the {'lower' if end == 'low' else 'upper'} end of {axis} at "
+                     f"{100 * found[label].value:.0f} % of theirs")  # fmt: skip
             if state in ("higher", "lower"):
                 (wider if (end == "high") == (state == "higher") else narrower).append(where)
         if wider and not narrower:
@@ -257,8 +261,10 @@ def _words(
         elif narrower and not wider:
             start = f"No: {label} is usable in a narrower range ({_all(narrower)})"
         elif wider:
-            start = (f"In part: the range of {label} is wider at the {_all(wider)} and narrower at "
-                     f"the {_all(narrower)}")  # fmt: skip
+            start = (f"In part: the range of {label} is wider ({_all(wider)}) and narrower "
+                     f"({_all(narrower)})")  # fmt: skip
+        elif all(_state(found[label]) == "alike" for found in ends.values()):
+            start = f"No: {label} has the range of its parents, within a tenth at every end"
         else:
             start = f"Cannot tell whether {label} is usable in a wider range than its parents"
         said.append(f"{start}; {n_tasks} pictures of each candidate and setting.")
@@ -267,7 +273,7 @@ def _words(
             parents = [_range(each, name, _BAR, scale) for name in each.names
                        if name not in labels]  # fmt: skip
             said.append(f"{each.axis.name}, {label}: {_span(each, low, high)}; parents: "
-                        f"{_spans(each, parents)}. " + "; ".join(
+                        f"{_spans(each, parents)}; " + "; ".join(
                             f"{'lower' if end == 'low' else 'upper'} end, of the parents' mean: "
                             f"{_ratio(ends[each.axis.name, end][label])}"
                             for end in each.axis.ends) + ".")  # fmt: skip
@@ -343,10 +349,12 @@ def _charts(
     charts: dict[str, Chart] = {}
     for each in curves:
         levels = _scaled(each.levels(each.rows.mean(axis=0)), scale)
+        # The first line is the one that is drawn thick.
+        names = sorted(each.names, key=lambda name: name in parents)
         charts[each.axis.name.lower()] = Curve(
             f"What is left at other values of {each.axis.name}",
             [f"{value:g}" for value in each.axis.values],
-            [(name, levels[i].tolist()) for i, name in enumerate(each.names)],
+            [(name, levels[each.names.index(name)].tolist()) for name in names],
             axis=each.axis.name, unit="0: worst of all, 1: parents as asked",
         )  # fmt: skip
     return charts
