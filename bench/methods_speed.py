@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from merge_speed import Measure, as_program, peer_python, read_all
@@ -49,19 +51,19 @@ SEED = 20
 
 
 def subset(most_elements: int, most_a_tensor: int) -> dict[str, TensorInfo]:
-    """Every k-th tensor of the UNet, so that all blocks and kinds are there."""
+    """Every k-th tensor of the UNet, so that all blocks and kinds are there: as many as fit."""
     fitting = {
         key: TensorInfo(key, DTYPES["F16"], spec.shape)
         for key, spec in get_layout("sd1").specs.items()
         if spec.cell.component == "unet" and not spec.optional and spec.role == "weight"
     }
     fitting = {key: info for key, info in fitting.items() if info.n_elements <= most_a_tensor}
-    step = 1
-    while True:
-        chosen = dict(list(fitting.items())[::step])
-        if sum(info.n_elements for info in chosen.values()) <= most_elements:
-            return in_file_order(chosen)
-        step += 1
+    ways = [
+        dict(list(fitting.items())[first::step]) for step in range(1, 41) for first in range(step)
+    ]
+    sizes = [sum(info.n_elements for info in chosen.values()) for chosen in ways]
+    _, best = max((size, -way) for way, size in enumerate(sizes) if size <= most_elements)
+    return in_file_order(ways[-best])
 
 
 def make_models(work: Path, infos: dict[str, TensorInfo], n_models: int) -> list[Path]:
@@ -117,9 +119,12 @@ def main() -> None:
     parser.add_argument("--methods", default="geometric_median,dgmla")
     parser.add_argument("--programs", default="stockpot,sd-mecha", help="one of them: no judgement")
     parser.add_argument("--memory", default="1GiB")
+    parser.add_argument("--repeats", type=int, default=3, help="in turns; medians are judged")
     parser.add_argument("--json", type=Path, help="write the numbers there")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
+    # What pip installs has its bytecode, sd-mecha too; the dry run makes a checkout's.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     infos = subset(args.elements, args.largest)
     size = sum(info.n_elements for info in infos.values())
     paths = make_models(args.work, infos, args.models)
@@ -130,10 +135,10 @@ def main() -> None:
     print(f"{'':18s}{'':10s}{'wall s':>9s}{'CPU s':>9s}{'anon MB':>9s}")
     kept, numbers = [], {}
     for method in args.methods.split(","):
-        runs: dict[str, Measure] = {}
-        outputs = {}
-        for program in programs:
-            output = outputs[program] = args.work / f"{method}-{program}.safetensors"
+        turns: dict[str, list[Measure]] = {program: [] for program in programs}
+        outputs = {name: args.work / f"{method}-{name}.safetensors" for name in programs}
+        for program in [*programs] * args.repeats:
+            output = outputs[program]
             output.unlink(missing_ok=True)
             read_all(paths)
             if program == "stockpot":
@@ -143,18 +148,21 @@ def main() -> None:
                 command += [word for entry in entries for word in ("--pool", entry)]
                 told = subprocess.run([*command, "--dry-run"], capture_output=True, text=True)
                 guess = re.search(r"about (.*) on \d+ threads?", told.stdout + told.stderr)
-                print(f"{method}: the dry run guesses {guess[1] if guess else 'nothing'}")
+                if not turns[program]:
+                    print(f"{method}: the dry run guesses {guess[1] if guess else 'nothing'}")
             else:
                 command = [python, "-c", SD_MECHA, method, output, *paths]
-            runs[program] = as_program(command)
-            run = runs[program]
+            turns[program].append(as_program(command))
+            run = turns[program][-1]
             print(f"{method:18s}{program:10s}{run.wall_s:9.2f}{run.cpu_s:9.2f}"
                   f"{run.anonymous_mb:9.0f}", flush=True)  # fmt: skip
         if len(programs) < 2:
             continue
-        ours, theirs = runs["stockpot"], runs["sd-mecha"]
-        wall, memory = theirs.wall_s / ours.wall_s, theirs.anonymous_mb / ours.anonymous_mb
-        processor = theirs.cpu_s / ours.cpu_s
+        wall, processor, memory = (
+            median(getattr(run, field) for run in turns["sd-mecha"])
+            / median(getattr(run, field) for run in turns["stockpot"])
+            for field in ("wall_s", "cpu_s", "anonymous_mb")
+        )
         largest, rms = difference(*outputs.values(), infos)
         print(f"{method}: {wall:.1f} x less time, {processor:.1f} x less processor time, "
               f"{memory:.1f} x less memory; results differ by "

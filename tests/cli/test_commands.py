@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
+
+from stockpot.cli.main import app
 
 
 def stockpot(
@@ -52,6 +55,21 @@ def test_help_loads_nothing_heavy() -> None:
     assert result.returncode == 0, result.stderr
     for command in ("inspect", "mean", "merge", "recipe", "demo"):
         assert command in result.stdout
+
+
+@pytest.mark.parametrize("words", [["merge"], ["recipe"], ["recipe", "show"], ["mean"]])
+def test_a_command_that_starts_alone_is_the_one_among_all(words: list[str]) -> None:
+    whole = CliRunner().invoke(app, [*words, "--help"], prog_name="stockpot", env={"COLUMNS": "80"})
+    alone = stockpot(*words, "--help")
+    assert (alone.returncode, whole.exit_code) == (0, 0)
+    assert alone.stdout.split() == whole.stdout.split()
+
+
+def test_a_command_that_nobody_knows_ends_in_an_error_of_usage() -> None:
+    result = stockpot("merg")
+    assert result.returncode == 2
+    assert "No such command" in result.stderr
+    assert "merge" in result.stderr  # the nearest
 
 
 def test_version() -> None:

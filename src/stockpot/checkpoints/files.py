@@ -71,7 +71,8 @@ class SafetensorsFile(Source):
         info = self.checked_range(key, start, stop, out)
         offset = self.header.offsets[key] + start * info.dtype.itemsize
         try:
-            storage.read_at(self._descriptor, offset, out.cast("B"), self.name)
+            data = out if out.format == "B" else out.cast("B")
+            storage.read_at(self._descriptor, offset, data, self.name)
         except OSError as error:
             raise CheckpointError(
                 f"{self.name}: {key}: reading failed: {error.strerror}; the disk or the "

@@ -145,10 +145,10 @@ class Source(ABC):
             CheckpointError: The range leaves the tensor, or the buffer has another size.
         """
         info = self.info(key)
-        if not 0 <= start <= stop <= info.n_elements:
+        n_elements = info.n_elements
+        if not 0 <= start <= stop <= n_elements:
             raise CheckpointError(
-                f"{self.name}: {key}: a range must lie in 0..{info.n_elements}, "
-                f"but got {start}..{stop}"
+                f"{self.name}: {key}: a range must lie in 0..{n_elements}, but got {start}..{stop}"
             )
         if out.nbytes != (stop - start) * info.dtype.itemsize:
             raise CheckpointError(

@@ -121,7 +121,8 @@ def read_at(descriptor: int, offset: int, out: memoryview, name: str) -> None:
     """
     done = 0
     while done < out.nbytes:
-        piece = out[done : done + _MOST_BYTES]
+        whole = not done and out.nbytes <= _MOST_BYTES
+        piece = out if whole else out[done : done + _MOST_BYTES]
         if _HAS_POSITIONAL:
             got = os.preadv(descriptor, [piece], offset + done)
         else:

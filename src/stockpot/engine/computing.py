@@ -85,6 +85,10 @@ class Computation:
         self._loads: dict[int, Doubles] = {}
         self._panels: dict[int, Doubles] = {}
         self._feeds: dict[int, Feed | None] = {}
+        # Of a method's inputs: the terms that they read, and of which each is made.
+        self._pairs: dict[int, tuple[tuple[int, ...], tuple[tuple[int, int], ...]] | None] = {}
+        # Where each term was last looked at for what is not finite; later passes read it again.
+        self._finite = [0] * len(dtypes)
         self._bad: npt.NDArray[np.bool_] | None = None
         self._start = self._stop = 0
 
@@ -271,6 +275,7 @@ class Computation:
         for position, k in enumerate(chosen):
             place[k] = position
         self._orders[i] = _Order(inputs, tuple(place), tuple(chosen), self._whole_of(inputs))
+        self._pairs.pop(i, None)
         hasher = blake3(f"{node.method.name}\0{node.method.function.version}\0".encode())
         for name, value in sorted(node.parameters.items()):
             hasher.update(f"{name}={value}\0".encode())
@@ -322,8 +327,10 @@ class Computation:
         """What a term has here; every term is read once a panel."""
         if term not in self._raw:
             row = Row(self._unread(term), self._dtypes[term])
-            if self._compiled and not self._allow and not is_finite(row):
-                self._complain(term, self._start, row)
+            if self._compiled and not self._allow and self._finite[term] < self._stop:
+                if not is_finite(row):
+                    self._complain(term, self._start, row)
+                self._finite[term] = self._stop
             self._raw[term] = row
         return self._raw[term]
 
@@ -338,18 +345,24 @@ class Computation:
         if order.whole is not None:
             below = self._feed(order.whole)
             return None if below is None else self._works[order.whole].pass_on(below)
-        pairs = [self._graph.pair(j) for j in order.inputs]
-        if None in pairs:
+        if i not in self._pairs:
+            self._pairs[i] = self._find_pairs(order.inputs)
+        known = self._pairs[i]
+        if known is None:
             return None
-        found = [pair for pair in pairs if pair is not None]
-        terms = list(dict.fromkeys(term for pair in found for term in pair if term >= 0))
+        terms, pairs = known
+        rows = tuple([self._read_term(term) for term in terms])
+        return Feed(rows, pairs, self._start, self._stop - self._start)
+
+    def _find_pairs(
+        self, inputs: tuple[int, ...]
+    ) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]] | None:
+        found = [pair for pair in map(self._graph.pair, inputs) if pair is not None]
+        if len(found) < len(inputs):
+            return None
+        terms = tuple(dict.fromkeys(term for pair in found for term in pair if term >= 0))
         place = {term: k for k, term in enumerate(terms)} | {-1: -1}
-        return Feed(
-            tuple(self._read_term(term) for term in terms),
-            tuple((place[one], place[other]) for one, other in found),
-            self._start,
-            self._stop - self._start,
-        )
+        return terms, tuple((place[one], place[other]) for one, other in found)
 
     def _inputs(self, i: int) -> Doubles:
         order = self._orders[i]

@@ -147,7 +147,13 @@ class Graph:
         Returns:
             Its term, and the one that is subtracted, or −1; None for other rows.
         """
-        node = self.nodes[i]
+        return self._pairs[i]
+
+    @cached_property
+    def _pairs(self) -> tuple[tuple[int, int] | None, ...]:
+        return tuple(self._pair_of(node) for node in self.nodes)
+
+    def _pair_of(self, node: Node) -> tuple[int, int] | None:
         if isinstance(node, Load):
             return node.term, -1
         if isinstance(node, Sum) and len(node.parts) == 2:
@@ -202,20 +208,20 @@ class Graph:
         """
         applies = {i: self.nodes[i] for i in self.applies}
         lazy = {i for i in applies if compiled and self.fed(i)}
-        unmade = set()  # results that nobody makes
+        below_of = {}  # a method that does not make its inputs, and the one that they come from
         panels = scratch = 0
         for i, node in applies.items():
             assert isinstance(node, Apply)
-            walks = i in lazy and node.method.feeds
-            scratch = max(scratch, 2 if walks else node.method.scratch(len(node.inputs)))
-            below = self._below(node)
-            if walks or (i in lazy and node.method.passes_on):
-                unmade |= set() if below is None else {below}
+            if i in lazy and (node.method.feeds or node.method.passes_on):
+                below_of[i] = self._below(node)
             else:
                 panels += len(node.inputs)
+        unmade = {i for i in below_of.values() if i is not None and self._readers(i) == 1}
         for i, node in applies.items():
             assert isinstance(node, Apply)
-            panels += 0 if i in unmade and self._readers(i) == 1 else node.n_outputs
+            walks = i in lazy and (node.method.feeds or i in unmade)
+            scratch = max(scratch, 2 if walks else node.method.scratch(len(node.inputs)))
+            panels += 0 if i in unmade else node.n_outputs
         return panels + scratch + len(self.shared) + 4
 
     def _readers(self, i: int) -> int:

@@ -10,7 +10,7 @@
 #include <immintrin.h>
 #endif
 
-enum { CHANCES = 256 };
+enum { CHANCES = 256, SOME = 32 };
 
 INLINE uint64_t random_of(uint64_t index, uint64_t first, uint64_t second) {
     uint64_t x = index * 0x9E3779B97F4A7C15ull + first;
@@ -54,7 +54,7 @@ int open_feed(PyObject *tuple, Feed *feed) {
             close_feed(feed);
             return -1;
         }
-        uint8_t code = ((const uint8_t *)feed->codes.buf)[feed->n_terms];
+        int code = type_of(feed, (int32_t)feed->n_terms);
         wrong = code >= N_TYPES || term->len != feed->n_columns * ITEM[code];
     }
     const int32_t *pair = feed->pairs.buf;
@@ -90,33 +90,142 @@ void close_feed(Feed *feed) {
 }
 
 #if HAS_CLONES
-/* The processor's own conversion of halves; it is exact too. Gives the largest magnitude's bits. */
-__attribute__((target("avx2,f16c"))) static uint16_t
-widen_halves(const uint16_t *x, Py_ssize_t n, double *out) {
-    __m256i top = _mm256_setzero_si256(), magnitude = _mm256_set1_epi16(0x7FFF);
-    Py_ssize_t j = 0;
-    for (; j + 16 <= n; j += 16) {
-        __m256i bits = _mm256_loadu_si256((const __m256i *)(x + j));
-        top = _mm256_max_epu16(top, _mm256_and_si256(bits, magnitude));
-        __m256 low = _mm256_cvtph_ps(_mm256_castsi256_si128(bits));
-        __m256 high = _mm256_cvtph_ps(_mm256_extracti128_si256(bits, 1));
-        _mm256_storeu_pd(out + j, _mm256_cvtps_pd(_mm256_castps256_ps128(low)));
-        _mm256_storeu_pd(out + j + 4, _mm256_cvtps_pd(_mm256_extractf128_ps(low, 1)));
-        _mm256_storeu_pd(out + j + 8, _mm256_cvtps_pd(_mm256_castps256_ps128(high)));
-        _mm256_storeu_pd(out + j + 12, _mm256_cvtps_pd(_mm256_extractf128_ps(high, 1)));
-    }
-    uint16_t tops[16], most = 0;
-    _mm256_storeu_si256((__m256i *)tops, top);
+#define HALVES __attribute__((target("avx2,f16c"))) static
+#define WIDE __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl"))) static
+#define INLINED __attribute__((always_inline)) inline
+/* The processor's own conversion of halves; it is exact too. Gives the largest magnitude's bits.
+ * What is subtracted, if anything, comes as halves (y) or as doubles (held). */
+INLINE uint16_t make_last(const uint16_t *x, const uint16_t *y, const double *held, Py_ssize_t j,
+                          Py_ssize_t n, double *out, const uint16_t *tops) {
+    uint16_t most = 0;
     for (int k = 0; k < 16; k++) most = tops[k] > most ? tops[k] : most;
-    for (const uint16_t *x16 = x; j < n; j++) {
+    for (; j < n; j++) {
+        const uint16_t *x16 = x;
         out[j] = LOAD_F16;
+        most = (x16[j] & 0x7FFF) > most ? x16[j] & 0x7FFF : most;
+        if (held) out[j] -= held[j];
+        if (!y) continue;
+        x16 = y;
+        out[j] -= LOAD_F16;
         most = (x16[j] & 0x7FFF) > most ? x16[j] & 0x7FFF : most;
     }
     return most;
 }
+
+HALVES INLINED void widen_16(const uint16_t *x, __m256d *part, __m256i *top) {
+    __m256i bits = _mm256_loadu_si256((const __m256i *)x);
+    *top = _mm256_max_epu16(*top, _mm256_and_si256(bits, _mm256_set1_epi16(0x7FFF)));
+    __m256 low = _mm256_cvtph_ps(_mm256_castsi256_si128(bits));
+    __m256 high = _mm256_cvtph_ps(_mm256_extracti128_si256(bits, 1));
+    part[0] = _mm256_cvtps_pd(_mm256_castps256_ps128(low));
+    part[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(low, 1));
+    part[2] = _mm256_cvtps_pd(_mm256_castps256_ps128(high));
+    part[3] = _mm256_cvtps_pd(_mm256_extractf128_ps(high, 1));
+}
+
+HALVES INLINED uint16_t make_halves(const uint16_t *x, const uint16_t *y, const double *held,
+                                    Py_ssize_t n, double *out) {
+    __m256i top = _mm256_setzero_si256();
+    Py_ssize_t j = 0;
+    for (; j + 16 <= n; j += 16) {
+        __m256d part[4], less[4];
+        widen_16(x + j, part, &top);
+        if (y) widen_16(y + j, less, &top);
+        for (int k = 0; k < 4; k++) {
+            if (held) less[k] = _mm256_loadu_pd(held + j + 4 * k);
+            _mm256_storeu_pd(out + j + 4 * k, y || held ? _mm256_sub_pd(part[k], less[k]) : part[k]);
+        }
+    }
+    uint16_t tops[16];
+    _mm256_storeu_si256((__m256i *)tops, top);
+    return make_last(x, y, held, j, n, out, tops);
+}
+
+WIDE INLINED void widen_wide(const uint16_t *x, __m512d *part, __m256i *top) {
+    __m256i bits = _mm256_loadu_si256((const __m256i *)x);
+    *top = _mm256_max_epu16(*top, _mm256_and_si256(bits, _mm256_set1_epi16(0x7FFF)));
+    __m512 all = _mm512_cvtph_ps(bits);
+    part[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(all));
+    part[1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(all, 1));
+}
+
+WIDE INLINED uint16_t make_wide(const uint16_t *x, const uint16_t *y, const double *held,
+                                Py_ssize_t n, double *out) {
+    __m256i top = _mm256_setzero_si256();
+    Py_ssize_t j = 0;
+    for (; j + 16 <= n; j += 16) {
+        __m512d part[2], less[2];
+        widen_wide(x + j, part, &top);
+        if (y) widen_wide(y + j, less, &top);
+        for (int k = 0; k < 2; k++) {
+            if (held) less[k] = _mm512_loadu_pd(held + j + 8 * k);
+            _mm512_storeu_pd(out + j + 8 * k, y || held ? _mm512_sub_pd(part[k], less[k]) : part[k]);
+        }
+    }
+    uint16_t tops[16];
+    _mm256_storeu_si256((__m256i *)tops, top);
+    return make_last(x, y, held, j, n, out, tops);
+}
+
+#define MAKERS(KIND, NAME, MAKE)                                                                  \
+    KIND uint16_t widen_##NAME(const uint16_t *x, Py_ssize_t n, double *out) {                     \
+        return MAKE(x, NULL, NULL, n, out);                                                        \
+    }                                                                                              \
+    KIND uint16_t subtract_##NAME(const uint16_t *x, const uint16_t *y, Py_ssize_t n,              \
+                                  double *out) {                                                   \
+        return MAKE(x, y, NULL, n, out);                                                           \
+    }                                                                                              \
+    KIND uint16_t subtract_held_##NAME(const uint16_t *x, const double *held, Py_ssize_t n,        \
+                                       double *out) {                                              \
+        return MAKE(x, NULL, held, n, out);                                                        \
+    }
+MAKERS(HALVES, in_parts, make_halves)
+MAKERS(WIDE, at_once, make_wide)
+
+static int is_wide(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+}
 #endif
 
-CLONES static int widen_plainly(const void *x, int type, Py_ssize_t n, double *restrict out) {
+#if HAS_CLONES
+/* Sums of whole 32 columns of halves, in the registers; how many columns that were. */
+HALVES Py_ssize_t sum_halves(const Feed *feed, const double *weights, double *out, uint16_t *most) {
+    const int32_t *pairs = feed->pairs.buf;
+    __m256i top = _mm256_setzero_si256();
+    Py_ssize_t j = 0;
+    for (; j + 32 <= feed->n_columns; j += 32) {
+        __m256d sum[8];
+        for (int k = 0; k < 8; k++) sum[k] = _mm256_setzero_pd();
+        for (Py_ssize_t i = 0; i < feed->n_rows; i++) {
+            const uint16_t *x = (const uint16_t *)feed->terms[pairs[2 * i]].buf + j;
+            __m256d weight = _mm256_set1_pd(weights[i]);
+            for (int k = 0; k < 8; k += 4) {
+                __m256d part[4];
+                widen_16(x + 4 * k, part, &top);
+                if (weights[i] == 0) continue;
+                for (int l = 0; l < 4; l++)
+                    sum[k + l] = _mm256_add_pd(sum[k + l], _mm256_mul_pd(weight, part[l]));
+            }
+        }
+        for (int k = 0; k < 8; k++) _mm256_storeu_pd(out + j + 4 * k, sum[k]);
+    }
+    uint16_t tops[16];
+    _mm256_storeu_si256((__m256i *)tops, top);
+    for (int k = 0; k < 16; k++) *most = tops[k] > *most ? tops[k] : *most;
+    return j;
+}
+#endif
+
+static int has_halves(void) {
+#if HAS_CLONES
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+#else
+    return 0;
+#endif
+}
+
+CLONES int widen_plainly(const void *x, int type, Py_ssize_t n, double *restrict out) {
     const uint16_t *x16 = x;
     const uint8_t *x8 = x;
     const float *xf = x;
@@ -152,11 +261,11 @@ CLONES static int widen_plainly(const void *x, int type, Py_ssize_t n, double *r
 }
 
 static int widen(const Feed *feed, int32_t term, Py_ssize_t at, Py_ssize_t size, double *out) {
-    int type = ((const uint8_t *)feed->codes.buf)[term];
-    const char *x = (const char *)feed->terms[term].buf + at * ITEM[type];
+    int type = type_of(feed, term);
+    const void *x = place_of(feed, term, at);
 #if HAS_CLONES
-    if (type == F16 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))
-        return widen_halves((const uint16_t *)x, size, out) >= 0x7C00;
+    if (type == F16 && has_halves())
+        return (is_wide() ? widen_at_once : widen_in_parts)(x, size, out) >= 0x7C00;
 #endif
     return widen_plainly(x, type, size, out);
 }
@@ -211,38 +320,107 @@ static void mask_row(const Feed *feed, Py_ssize_t row, Py_ssize_t at, Py_ssize_t
     }
 }
 
+Py_ssize_t sum_plain(const Feed *feed, const double *weights, double *out, int *bad) {
+    int plain = !feed->masked && !feed->elected && has_halves();
+    for (Py_ssize_t i = 0; i < feed->n_rows && plain; i++) {
+        const int32_t *pair = (const int32_t *)feed->pairs.buf + 2 * i;
+        plain = pair[1] < 0 && type_of(feed, pair[0]) == F16;
+    }
+#if HAS_CLONES
+    if (plain) {
+        uint16_t most = 0;
+        Py_ssize_t done = sum_halves(feed, weights, out, &most);
+        *bad |= most >= 0x7C00;
+        return done;
+    }
+#endif
+    return 0;
+}
+
 int make_row(const Feed *feed, Py_ssize_t row, Py_ssize_t at, Py_ssize_t size, double *out,
              Held *held) {
     const int32_t *pair = (const int32_t *)feed->pairs.buf + 2 * row;
-    int bad = widen(feed, pair[0], at, size, out);
-    if (pair[1] >= 0) {
+    int bad = 0;
+#if HAS_CLONES
+    int halves = type_of(feed, pair[0]) == F16 && has_halves();
+#endif
+    if (pair[1] < 0) {
+        bad = widen(feed, pair[0], at, size, out);
+#if HAS_CLONES
+    } else if (!held && halves && type_of(feed, pair[1]) == F16) {
+        bad = (is_wide() ? subtract_at_once : subtract_in_parts)(
+                  place_of(feed, pair[0], at), place_of(feed, pair[1], at), size, out) >= 0x7C00;
+#endif
+    } else {
+        Held own;
+        if (!held) {
+            own.term = -1;
+            held = &own;
+        }
         if (held->term != pair[1]) {
-            bad |= widen(feed, pair[1], at, size, held->values);
+            bad = widen(feed, pair[1], at, size, held->values);
             held->term = pair[1];
         }
-        subtract(out, held->values, size);
+#if HAS_CLONES
+        if (halves) {
+            bad |= (is_wide() ? subtract_held_at_once : subtract_held_in_parts)(
+                       place_of(feed, pair[0], at), held->values, size, out) >= 0x7C00;
+        } else
+#endif
+        {
+            bad |= widen(feed, pair[0], at, size, out);
+            subtract(out, held->values, size);
+        }
     }
     if (feed->masked) mask_row(feed, row, at, size, out);
     return bad;
 }
 
-CLONES static void elect(double *strip, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t size,
-                         int by_count) {
-    double total[MOST_COLUMNS];
-    for (Py_ssize_t j = 0; j < size; j++) total[j] = 0.0;
+/* Where the rows of a few columns elect a sign, those that dissent become zeros. */
+INLINE void elect_some(double *strip, Py_ssize_t stride, Py_ssize_t n, const int by_count) {
+    double total[SOME];
+    int64_t above[SOME], below[SOME];
+    for (int l = 0; l < SOME; l++) total[l] = 0.0;
     for (Py_ssize_t i = 0; i < n; i++) {
         const double *row = strip + i * stride;
-        if (by_count)
-            for (Py_ssize_t j = 0; j < size; j++)
-                total[j] += (double)((row[j] > 0) - (row[j] < 0));
-        else
-            for (Py_ssize_t j = 0; j < size; j++) total[j] += row[j];
+        for (int l = 0; l < SOME; l++) {
+            /* A number that has the sign and is 1, where it is not zero. */
+            double sign = as_double((as_bits(row[l]) & 0x8000000000000000ull) | 0x3FF0000000000000ull);
+            if (by_count) total[l] += row[l] != 0 ? sign : 0.0;
+            else total[l] += row[l];
+        }
+    }
+    for (int l = 0; l < SOME; l++) {
+        above[l] = total[l] > 0 ? -1 : 0;
+        below[l] = total[l] < 0 ? -1 : 0;
     }
     for (Py_ssize_t i = 0; i < n; i++) {
         double *row = strip + i * stride;
-        for (Py_ssize_t j = 0; j < size; j++) {
-            int stays = ((row[j] > 0) & (total[j] > 0)) | ((row[j] < 0) & (total[j] < 0));
-            row[j] = stays ? row[j] : 0.0;
+        for (int l = 0; l < SOME; l++) {
+            uint64_t bits = as_bits(row[l]);
+            int64_t minus = (int64_t)bits < 0 ? -1 : 0;
+            bits &= (uint64_t)((minus & below[l]) | (~minus & above[l]));
+            row[l] = as_double(bits) + 0.0; /* no negative zeros */
+        }
+    }
+}
+
+CLONES static void elect(double *strip, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t size,
+                         int by_count) {
+    Py_ssize_t whole = size / SOME * SOME;
+    for (Py_ssize_t j = 0; j < whole; j += SOME) {
+        if (by_count) elect_some(strip + j, stride, n, 1);
+        else elect_some(strip + j, stride, n, 0);
+    }
+    for (; whole < size; whole++) {
+        double total = 0.0;
+        for (Py_ssize_t i = 0; i < n; i++) {
+            double x = strip[i * stride + whole];
+            total += by_count ? (double)((x > 0) - (x < 0)) : x;
+        }
+        for (Py_ssize_t i = 0; i < n; i++) {
+            double *x = &strip[i * stride + whole];
+            if (!((*x > 0 && total > 0) || (*x < 0 && total < 0))) *x = 0.0;
         }
     }
 }

@@ -25,8 +25,13 @@
 #endif
 #if defined(__GNUC__) || defined(__clang__)
 #define INLINE static inline __attribute__((always_inline))
+#define FETCH(place) __builtin_prefetch(place)
+#define LEADING_ZEROS(word) __builtin_clzll(word)
 #else
+#include <intrin.h>
 #define INLINE static __forceinline
+#define FETCH(place) ((void)(place))
+#define LEADING_ZEROS(word) ((int)__lzcnt64(word))
 #endif
 
 enum { F64 = 0, F32 = 1, F16 = 2, BF16 = 3, F8_E4M3 = 4, F8_E5M2 = 5, N_TYPES = 6 };

@@ -13,25 +13,29 @@ enum { LANES = 8, SIDE = 4, TILE = SIDE * SIDE * LANES, COLUMNS = 256 };
 #if defined(__GNUC__) || defined(__clang__)
 /* Eight doubles, which compilers split where registers are shorter. */
 typedef double Lanes __attribute__((vector_size(64), aligned(8), may_alias));
-INLINE void add_part(const double *a, const double *b, Py_ssize_t n, double *sums, const int side) {
+INLINE void add_part(const double *a, const double *b, Py_ssize_t n, double *sums, const int side,
+                     const int same) {
     Lanes sum[SIDE][SIDE];
-    for (int i = 0; i < side; i++)
-        for (int k = 0; k < side; k++) sum[i][k] = *(const Lanes *)(sums + (i * SIDE + k) * LANES);
+    for (int k = 0; k < side; k++)
+        for (int i = 0; i < (same ? k + 1 : side); i++)
+            sum[i][k] = *(const Lanes *)(sums + (i * SIDE + k) * LANES);
     for (Py_ssize_t j = 0; j < n; j += LANES) {
         Lanes x[SIDE];
         for (int i = 0; i < side; i++) x[i] = *(const Lanes *)(a + i * COLUMNS + j);
         for (int k = 0; k < side; k++) {
-            Lanes y = *(const Lanes *)(b + k * COLUMNS + j);
-            for (int i = 0; i < side; i++) sum[i][k] += x[i] * y;
+            Lanes y = same ? x[k] : *(const Lanes *)(b + k * COLUMNS + j);
+            for (int i = 0; i < (same ? k + 1 : side); i++) sum[i][k] += x[i] * y;
         }
     }
-    for (int i = 0; i < side; i++)
-        for (int k = 0; k < side; k++) *(Lanes *)(sums + (i * SIDE + k) * LANES) = sum[i][k];
+    for (int k = 0; k < side; k++)
+        for (int i = 0; i < (same ? k + 1 : side); i++)
+            *(Lanes *)(sums + (i * SIDE + k) * LANES) = sum[i][k];
 }
 #else
-INLINE void add_part(const double *a, const double *b, Py_ssize_t n, double *sums, const int side) {
-    for (int i = 0; i < side; i++)
-        for (int k = 0; k < side; k++) {
+INLINE void add_part(const double *a, const double *b, Py_ssize_t n, double *sums, const int side,
+                     const int same) {
+    for (int k = 0; k < side; k++)
+        for (int i = 0; i < (same ? k + 1 : side); i++) {
             double *sum = sums + (i * SIDE + k) * LANES;
             for (Py_ssize_t j = 0; j < n; j += LANES)
                 for (int l = 0; l < LANES; l++)
@@ -41,16 +45,21 @@ INLINE void add_part(const double *a, const double *b, Py_ssize_t n, double *sum
 #endif
 
 /* Two by two pairs at a time fill the registers of most processors; four by four those of AVX-512.
- */
+ * Where a and b are the same rows, each pair is multiplied once: i <= k. */
 CLONES static void add_tile_in_parts(const double *a, const double *b, Py_ssize_t n, double *sums) {
     for (int i = 0; i < SIDE; i += 2)
-        for (int k = 0; k < SIDE; k += 2)
-            add_part(a + i * COLUMNS, b + k * COLUMNS, n, sums + (i * SIDE + k) * LANES, 2);
+        for (int k = a == b ? i : 0; k < SIDE; k += 2) {
+            const double *one = a + i * COLUMNS, *other = b + k * COLUMNS;
+            double *part = sums + (i * SIDE + k) * LANES;
+            if (one == other) add_part(one, other, n, part, 2, 1);
+            else add_part(one, other, n, part, 2, 0);
+        }
 }
 #if HAS_CLONES
 __attribute__((target("arch=x86-64-v4"))) static void
 add_tile_at_once(const double *a, const double *b, Py_ssize_t n, double *sums) {
-    add_part(a, b, n, sums, SIDE);
+    if (a == b) add_part(a, b, n, sums, SIDE, 1);
+    else add_part(a, b, n, sums, SIDE, 0);
 }
 #endif
 static void add_tile(const double *a, const double *b, Py_ssize_t n, double *sums) {
@@ -197,7 +206,7 @@ int add_products(const Feed *feed, Py_ssize_t at, Py_ssize_t count, Py_ssize_t p
             for (Py_ssize_t k = i; k < n_tiles; k++, tile += TILE)
                 for (Py_ssize_t p = 0; p < TILE / LANES; p++) {
                     Py_ssize_t row = i * SIDE + p / SIDE, column = k * SIDE + p % SIDE;
-                    if (row < n && column < n)
+                    if (row <= column && column < n)
                         block[row * n + column] = block[column * n + row] = sum_of(tile + p * LANES);
                 }
         if (find_distances(feed, at, count, pivot, block, block + n * n, strip) < 0) bad = -1;

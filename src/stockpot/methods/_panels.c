@@ -119,8 +119,9 @@ static PyObject *weigh(PyObject *module, PyObject *args) {
     const double *weights = views[0].buf;
     double *out = views[1].buf, *strip = malloc((size_t)n * COLUMNS * sizeof(double));
     Py_BEGIN_ALLOW_THREADS
-    memset(out, 0, (size_t)views[1].len);
-    for (Py_ssize_t at = 0; at < m && strip; at += COLUMNS) {
+    Py_ssize_t done = sum_plain(&feed, weights, out, &bad);
+    memset(out + done, 0, (size_t)(m - done) * sizeof(double));
+    for (Py_ssize_t at = done; at < m && strip; at += COLUMNS) {
         Py_ssize_t size = m - at < COLUMNS ? m - at : COLUMNS;
         bad |= make_strip(&feed, at, size, strip, COLUMNS);
         for (Py_ssize_t i = 0; i < n; i++)
@@ -145,15 +146,13 @@ static PyObject *count(PyObject *module, PyObject *args) {
         return NULL;
     if (feed.elected) return refuse(&feed, &view, 1);
     Py_BEGIN_ALLOW_THREADS
-    Held held;
     double values[LONG];
     uint32_t bins[LONG];
     for (Py_ssize_t i = 0; i < feed.n_rows; i++) {
         Bin *table = (Bin *)view.buf + i * N_BINS;
         for (Py_ssize_t at = 0; at < feed.n_columns; at += LONG) {
             Py_ssize_t size = feed.n_columns - at < LONG ? feed.n_columns - at : LONG;
-            held.term = -1;
-            bad |= make_row(&feed, i, at, size, values, &held);
+            bad |= make_row(&feed, i, at, size, values, NULL);
             bins_of(values, size, bins);
             for (Py_ssize_t j = 0; j < size; j++) {
                 uint64_t bits = pattern_of(values[j]);
@@ -169,156 +168,186 @@ static PyObject *count(PyObject *module, PyObject *args) {
     return PyBool_FromLong(bad);
 }
 
+/* total(bins): fill in `before`, for each row how many magnitudes stand in the bins before. */
+static PyObject *total(PyObject *module, PyObject *args) {
+    PyObject *object;
+    Py_buffer view;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "O", &object)) return NULL;
+    if (PyObject_GetBuffer(object, &view, PyBUF_WRITABLE) < 0) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    Bin *bin = view.buf, *end = bin + view.len / (Py_ssize_t)sizeof(Bin) / N_BINS * N_BINS;
+    while (bin < end) {
+        uint32_t before = 0;
+        for (int b = 0; b < N_BINS; b++, bin++) {
+            bin->before = before;
+            before += bin->less_equal_more[0] + bin->less_equal_more[1] + bin->less_equal_more[2];
+        }
+    }
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&view);
+    Py_RETURN_NONE;
+}
+
 /* Limits on random numbers never fall back in order of ranks. */
-INLINE double limit_of(double rank, double stay, double slope, double centre) {
-    double chance = stay + slope * (rank - centre);
+typedef struct { double stay, slope, centre; } Chance;
+INLINE double limit_of(double rank, Chance by) {
+    double chance = by.stay + by.slope * (rank - by.centre);
     chance = chance < 0 ? 0 : chance > 1 ? 1 : chance;
     return chance * 0x1p53;
 }
 
 /* What the extreme ranks already tell: 1 stays, 2 depends on the rank, 0 goes. */
-CLONES static void sort_out(const uint64_t *random, Py_ssize_t n, double lowest, double highest,
+CLONES static void sort_out(const uint64_t *random, Py_ssize_t n, uint64_t low, uint64_t high,
                             uint8_t *fate) {
-    uint64_t low = (uint64_t)ceil(lowest), high = (uint64_t)ceil(highest);
     for (Py_ssize_t j = 0; j < n; j++)
         fate[j] = (uint8_t)(2 * (random[j] < high) - (random[j] < low));
 }
 
-typedef struct { uint64_t *bits; uint32_t *places; Py_ssize_t n, room; } List;
-static int append(List *list, uint64_t bits, uint32_t place) {
+/* Whether an element stays, by what its bin tells of its rank: 1, 0, or 2 where that is not
+ * enough. The least and the greatest rank that it can have decide. */
+INLINE int fate_of(uint64_t bits, double drawn, const Bin *bin, Chance by) {
+    double under = bin->before, less = bin->less_equal_more[0];
+    double equal = bin->less_equal_more[1], more = bin->less_equal_more[2];
+    if (bits == bin->seen) return drawn < limit_of(under + less + (equal + 1) / 2, by);
+    double from = bits < bin->seen ? under + 1 : under + less + equal + 1;
+    double to = bits < bin->seen ? under + less : under + less + equal + more;
+    int one = drawn < limit_of(from, by), other = drawn < limit_of(to, by);
+    return one == other ? one : 2;
+}
+
+typedef struct { uint64_t bits, random, place; } Unsure;
+typedef struct { Unsure *items; Py_ssize_t n, room; } List;
+static int append(List *list, Unsure item) {
     if (list->n == list->room) {
-        list->room = list->room ? 2 * list->room : 64;
-        uint64_t *more_bits = realloc(list->bits, (size_t)list->room * sizeof(uint64_t));
-        if (more_bits) list->bits = more_bits;
-        uint32_t *more_places = realloc(list->places, (size_t)list->room * sizeof(uint32_t));
-        if (more_places) list->places = more_places;
-        if (!more_bits || !more_places) return -1;
+        Py_ssize_t room = list->room ? 2 * list->room : 64;
+        Unsure *more = realloc(list->items, (size_t)room * sizeof(Unsure));
+        if (!more) return -1;
+        list->items = more;
+        list->room = room;
     }
-    list->bits[list->n] = bits;
-    list->places[list->n++] = place;
+    list->items[list->n++] = item;
     return 0;
 }
 
-/* decide(feed, row, bins, packed, first, second, stay, slope, centre)
- *     -> patterns and places of the unsure, as bytes of uint64 and uint32
- * Sets the bits of what surely stays; the unsure and the dropped are 0. */
-static PyObject *decide(PyObject *module, PyObject *args) {
-    PyObject *tuple, *objects[2], *result = NULL;
-    Feed feed;
-    Py_buffer views[2];
-    unsigned long long first, second;
-    double stay, slope, centre;
-    Py_ssize_t row;
-    int no_memory = 0;
-    List unsure = {NULL, NULL, 0, 0};
-    (void)module;
-    if (!PyArg_ParseTuple(args, "OnOOKKddd", &tuple, &row, &objects[0], &objects[1], &first,
-                          &second, &stay, &slope, &centre))
-        return NULL;
-    if (get(tuple, &feed, objects, views, (int[]){0, 1}, (Py_ssize_t[]){-1, -1}, 2) < 0) return NULL;
-    Py_ssize_t m = feed.n_columns;
-    if (views[0].len != (Py_ssize_t)sizeof(Bin) * N_BINS || views[1].len != (m + 7) / 8 ||
-        feed.elected || row < 0 || row >= feed.n_rows)
-        return refuse(&feed, views, 2);
-    const Bin *table = views[0].buf;
-    uint8_t *packed = views[1].buf;
-    Py_BEGIN_ALLOW_THREADS
-    Held held;
+/* A byte for each bit of eight fates: the product's highest byte has a bit of each. */
+INLINE uint8_t pack(uint64_t fates) { return (uint8_t)(fates * 0x8040201008040201ull >> 56); }
+
+static int decide_row(const Feed *feed, Py_ssize_t row, const Bin *table, const uint64_t *stream,
+                      Chance by, uint8_t *kept, List *unsure) {
     double values[LONG];
-    uint64_t random[LONG];
+    uint64_t random[LONG], patterns[LONG];
+    uint32_t bins[LONG];
     uint8_t fate[LONG];
-    uint16_t open[LONG + 1];
-    double one_end = limit_of(1, stay, slope, centre);
-    double other_end = limit_of(2 * centre - 1, stay, slope, centre);
-    double lowest = fmin(one_end, other_end), highest = fmax(one_end, other_end);
-    for (Py_ssize_t at = 0; at < m && !no_memory; at += LONG) {
-        Py_ssize_t size = m - at < LONG ? m - at : LONG, n_open = 0;
-        held.term = -1;
-        make_row(&feed, row, at, size, values, &held);
-        draw(random, feed.start + (uint64_t)at, size, first, second);
-        sort_out(random, size, lowest, highest, fate);
-        for (Py_ssize_t j = 0; j < size; j++) {
-            open[n_open] = (uint16_t)j;
-            n_open += fate[j] == 2;
-        }
-        for (Py_ssize_t k = 0; k < n_open && !no_memory; k++) {
-            Py_ssize_t j = open[k];
-            uint64_t bits = pattern_of(values[j]);
-            const Bin *bin = &table[bin_of(bits)];
-            double under = bin->before, less = bin->less_equal_more[0];
-            double equal = bin->less_equal_more[1], more = bin->less_equal_more[2];
-            double drawn = (double)random[j];
-            int one, other; /* by the least and by the greatest rank that it can have */
-            if (bits == bin->seen) {
-                double middle = under + less + (equal + 1) / 2;
-                one = other = drawn < limit_of(middle, stay, slope, centre);
-            } else {
-                double from = bits < bin->seen ? under + 1 : under + less + equal + 1;
-                double to = bits < bin->seen ? under + less : under + less + equal + more;
-                one = drawn < limit_of(from, stay, slope, centre);
-                other = drawn < limit_of(to, stay, slope, centre);
+    uint16_t open[LONG];
+    double one_end = limit_of(1, by), other_end = limit_of(2 * by.centre - 1, by);
+    uint64_t low = (uint64_t)ceil(fmin(one_end, other_end));
+    uint64_t high = (uint64_t)ceil(fmax(one_end, other_end));
+    for (Py_ssize_t at = 0; at < feed->n_columns; at += LONG) {
+        Py_ssize_t size = feed->n_columns - at < LONG ? feed->n_columns - at : LONG, n_open = 0;
+        uint64_t first = feed->start + (uint64_t)at;
+        uint8_t *bytes = kept + (first >> 3);
+        draw(random, first, size, stream[0], stream[1]);
+        sort_out(random, size, low, high, fate);
+        for (Py_ssize_t j = size; j % 64; j++) fate[j] = 0;
+        for (Py_ssize_t j = 0; j < size; j += 64) {
+            uint64_t word = 0;
+            for (Py_ssize_t k = j; k < j + 64; k += 8) {
+                uint64_t eight;
+                memcpy(&eight, fate + k, 8);
+                if (k < size) bytes[k >> 3] = pack(eight & 0x0101010101010101ull);
+                word = word << 8 | pack(eight >> 1 & 0x0101010101010101ull);
             }
-            fate[j] = (uint8_t)(one & other);
-            if (one != other) no_memory = append(&unsure, bits, (uint32_t)(at + j));
+            while (word) {
+                int k = LEADING_ZEROS(word);
+                word ^= 0x8000000000000000ull >> k;
+                open[n_open++] = (uint16_t)(j + k);
+            }
         }
-        for (Py_ssize_t j = size; j & 7; j++) fate[j] = 0;
-        for (Py_ssize_t j = 0; j < size; j += 8) {
-            uint64_t eight; /* the product's highest byte has a bit of each */
-            memcpy(&eight, fate + j, 8);
-            packed[(at + j) >> 3] = (uint8_t)(eight * 0x8040201008040201ull >> 56);
+        /* Few elements' values are asked for. */
+        if (feed->masked) make_row(feed, row, at, size, values, NULL);
+        for (Py_ssize_t k = 0; k < n_open; k++) {
+            Py_ssize_t j = open[k];
+            patterns[k] = pattern_of(feed->masked ? values[j] : make_one(feed, row, at + j));
+            bins[k] = bin_of(patterns[k]);
+            FETCH(&table[bins[k]]);
+        }
+        for (Py_ssize_t k = 0; k < n_open; k++) {
+            Py_ssize_t j = open[k];
+            int found = fate_of(patterns[k], (double)random[j], &table[bins[k]], by);
+            bytes[j >> 3] |= (uint8_t)((found & 1) << (7 - (j & 7)));
+            if (found == 2 &&
+                append(unsure, (Unsure){patterns[k], random[j], first + (uint64_t)j}))
+                return -1;
         }
     }
+    return 0;
+}
+
+/* decide(feed, tables, bins, kept, streams, active, stay, slope, centre)
+ *     -> for each row how many are unsure, and pattern, random number and place of each of these
+ * Sets the bits of what surely stays; the unsure and the dropped are 0. A row's counts are those of
+ * the given table; rows that are not active are left out. */
+static PyObject *decide(PyObject *module, PyObject *args) {
+    enum { TABLES, BINS, KEPT, STREAMS, ACTIVE, N_BUFFERS };
+    PyObject *tuple, *objects[N_BUFFERS], *result = NULL;
+    Feed feed;
+    Py_buffer views[N_BUFFERS];
+    Chance by;
+    int no_memory = 0;
+    List unsure = {NULL, 0, 0};
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OOOOOOddd", &tuple, &objects[TABLES], &objects[BINS],
+                          &objects[KEPT], &objects[STREAMS], &objects[ACTIVE], &by.stay, &by.slope,
+                          &by.centre))
+        return NULL;
+    if (get(tuple, &feed, objects, views, (int[]){0, 0, 1, 0, 0},
+            (Py_ssize_t[]){4, sizeof(Bin) * N_BINS, -1, 16, 1}, N_BUFFERS) < 0)
+        return NULL;
+    Py_ssize_t n = feed.n_rows, stride = views[KEPT].len / n;
+    const int32_t *tables = views[TABLES].buf;
+    int wrong = views[KEPT].len % n || feed.elected || feed.start % 8 ||
+                feed.start + (uint64_t)feed.n_columns > (uint64_t)stride * 8;
+    for (Py_ssize_t i = 0; i < n; i++) wrong |= tables[i] < 0 || tables[i] >= n;
+    if (wrong) return refuse(&feed, views, N_BUFFERS);
+    int64_t *counts = n > 0 ? calloc((size_t)n, sizeof(int64_t)) : NULL;
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t i = 0; i < n && counts && !no_memory; i++) {
+        Py_ssize_t before = unsure.n;
+        if (!((const uint8_t *)views[ACTIVE].buf)[i]) continue;
+        no_memory = decide_row(&feed, i, (const Bin *)views[BINS].buf + tables[i] * N_BINS,
+                               (const uint64_t *)views[STREAMS].buf + 2 * i, by,
+                               (uint8_t *)views[KEPT].buf + i * stride, &unsure);
+        counts[i] = unsure.n - before;
+    }
     Py_END_ALLOW_THREADS
-    release(&feed, views, 2);
-    if (no_memory)
+    release(&feed, views, N_BUFFERS);
+    if (no_memory || !counts)
         PyErr_NoMemory();
     else
-        result = Py_BuildValue("(y#y#)", unsure.bits ? (char *)unsure.bits : "", unsure.n * 8,
-                               unsure.places ? (char *)unsure.places : "", unsure.n * 4);
-    free(unsure.bits);
-    free(unsure.places);
+        result = Py_BuildValue("(y#y#)", (char *)counts, n * (Py_ssize_t)sizeof *counts,
+                               unsure.items ? (char *)unsure.items : "",
+                               unsure.n * (Py_ssize_t)sizeof *unsure.items);
+    free(unsure.items);
+    free(counts);
     return result;
 }
 
-/* place(feed, row, begins, wanted, upto, equal): of the values in open bins, count those that are
- * at most each wanted pattern and above the one before it, and those that equal it. A bin's wanted
- * patterns begin where `begins` says and end where the next bin's begin; it is open if it has any.
- */
-static PyObject *place(PyObject *module, PyObject *args) {
-    PyObject *tuple, *objects[4];
-    Feed feed;
-    Py_buffer views[4];
-    Py_ssize_t row;
-    (void)module;
-    if (!PyArg_ParseTuple(args, "OnOOOO", &tuple, &row, &objects[0], &objects[1], &objects[2],
-                          &objects[3]))
-        return NULL;
-    if (get(tuple, &feed, objects, views, (int[]){0, 0, 1, 1}, (Py_ssize_t[]){-1, -1, -1, -1}, 4) < 0)
-        return NULL;
-    Py_ssize_t n = views[1].len / 8, last = 0;
-    const uint32_t *begins = views[0].buf;
-    int wrong = views[0].len != 4 * (N_BINS + 1) || views[1].len % 8 || feed.elected || row < 0 ||
-                row >= feed.n_rows || views[2].len != 8 * (n + 1) || views[3].len != 8 * (n + 1);
-    for (Py_ssize_t b = 0; b <= N_BINS && !wrong; last = (Py_ssize_t)begins[b++])
-        wrong = begins[b] < last || begins[b] > n;
-    if (wrong) return refuse(&feed, views, 4);
-    const uint64_t *wanted = views[1].buf;
-    int64_t *upto = views[2].buf, *equal = views[3].buf;
-    Py_BEGIN_ALLOW_THREADS
-    Held held;
+static void place_row(const Feed *feed, Py_ssize_t row, const uint16_t *slots, const int64_t *ends,
+                      const uint64_t *wanted, int64_t *upto, int64_t *equal) {
     double values[LONG];
     uint32_t bins[LONG];
-    for (Py_ssize_t at = 0; at < feed.n_columns; at += LONG) {
-        Py_ssize_t size = feed.n_columns - at < LONG ? feed.n_columns - at : LONG;
-        held.term = -1;
-        make_row(&feed, row, at, size, values, &held);
+    for (Py_ssize_t at = 0; at < feed->n_columns; at += LONG) {
+        Py_ssize_t size = feed->n_columns - at < LONG ? feed->n_columns - at : LONG;
+        make_row(feed, row, at, size, values, NULL);
         bins_of(values, size, bins);
         for (Py_ssize_t j = 0; j < size; j++) {
+            uint16_t slot = slots[bins[j]];
+            if (!slot) continue;
             uint64_t bits = pattern_of(values[j]);
-            uint32_t low = begins[bins[j]], end = begins[bins[j] + 1], high = end;
-            if (low == high) continue;
+            int64_t low = ends[slot - 1], end = ends[slot], high = end;
             while (low < high) { /* the first that is not less */
-                uint32_t middle = low + (high - low) / 2;
+                int64_t middle = low + (high - low) / 2;
                 if (wanted[middle] < bits) low = middle + 1;
                 else high = middle;
             }
@@ -326,8 +355,47 @@ static PyObject *place(PyObject *module, PyObject *args) {
             if (low < end && wanted[low] == bits) equal[low]++;
         }
     }
+}
+
+CLONES static uint16_t most_of(const uint16_t *x, Py_ssize_t n) {
+    uint16_t most = 0;
+    for (Py_ssize_t j = 0; j < n; j++) most = x[j] > most ? x[j] : most;
+    return most;
+}
+
+/* place(feed, firsts, slots, ends, wanted, upto, equal): of the values in open bins, count those
+ * that are at most each wanted pattern and above the one before it, and those that equal it. A bin
+ * is open if its slot is s > 0; then its wanted patterns are those from ends[first + s - 1] to
+ * ends[first + s], where the row's `first` stands in `firsts`; a row without a first has none. */
+static PyObject *place(PyObject *module, PyObject *args) {
+    enum { FIRSTS, SLOTS, ENDS, WANTED, UPTO, EQUAL, N_BUFFERS };
+    PyObject *tuple, *objects[N_BUFFERS];
+    Feed feed;
+    Py_buffer views[N_BUFFERS];
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OOOOOOO", &tuple, &objects[FIRSTS], &objects[SLOTS],
+                          &objects[ENDS], &objects[WANTED], &objects[UPTO], &objects[EQUAL]))
+        return NULL;
+    if (get(tuple, &feed, objects, views, (int[]){0, 0, 0, 0, 1, 1},
+            (Py_ssize_t[]){8, 2 * N_BINS, -1, -1, -1, -1}, N_BUFFERS) < 0)
+        return NULL;
+    Py_ssize_t n_ends = views[ENDS].len / 8, n_wanted = views[WANTED].len / 8;
+    const int64_t *firsts = views[FIRSTS].buf, *ends = views[ENDS].buf;
+    const uint16_t *slots = views[SLOTS].buf;
+    int wrong = views[ENDS].len % 8 || views[WANTED].len % 8 || feed.elected ||
+                views[UPTO].len != 8 * (n_wanted + 1) || views[EQUAL].len != 8 * (n_wanted + 1);
+    for (Py_ssize_t k = 0; k < n_ends && !wrong; k++)
+        wrong = ends[k] < 0 || ends[k] > n_wanted || (k && ends[k] < ends[k - 1]);
+    for (Py_ssize_t i = 0; i < feed.n_rows; i++)
+        wrong |= firsts[i] >= 0 && firsts[i] >= n_ends - most_of(slots + i * N_BINS, N_BINS);
+    if (wrong) return refuse(&feed, views, N_BUFFERS);
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t i = 0; i < feed.n_rows; i++)
+        if (firsts[i] >= 0)
+            place_row(&feed, i, slots + i * N_BINS, ends + firsts[i], views[WANTED].buf,
+                      views[UPTO].buf, views[EQUAL].buf);
     Py_END_ALLOW_THREADS
-    release(&feed, views, 4);
+    release(&feed, views, N_BUFFERS);
     Py_RETURN_NONE;
 }
 
@@ -392,6 +460,7 @@ static PyMethodDef methods[] = {
     {"gram", gram, METH_VARARGS, "Sum products of rows; see gram.py."},
     {"weigh", weigh, METH_VARARGS, "Sum weighted rows; see contract.py."},
     {"count", count, METH_VARARGS, "Count magnitudes; see magnitudes.py."},
+    {"total", total, METH_VARARGS, "Add up counts; see magnitudes.py."},
     {"decide", decide, METH_VARARGS, "Draw a mask by rank; see masks.py."},
     {"place", place, METH_VARARGS, "Count up to given magnitudes; see masks.py."},
     {NULL, NULL, 0, NULL},

@@ -76,11 +76,13 @@ class Counts:
         bins: Shape ``[n, N_BINS]``: ``seen``, the first pattern that came; ``less``, ``equal`` and
             ``more``, how many of the bin compare so to it; ``before``, how many stand in the bins
             before, once `finish` was called.
+        order: For each row, where in `bins` it stands.
     """
 
     def __init__(self, n_rows: int, compiled: bool = True) -> None:
         self._compiled = compiled and panels is not None
         self.bins = np.zeros((n_rows, N_BINS), _BIN)
+        self.order = np.arange(n_rows, dtype=np.int32)
 
     def add(self, panel: Doubles) -> None:
         """Count a panel.
@@ -91,7 +93,7 @@ class Counts:
         if self._compiled:
             self.add_feed(Feed.of(panel))
             return
-        for values, table in zip(panel, self.bins, strict=True):
+        for values, table in zip(panel, self.bins, strict=True):  # rows are in their first order
             bits = patterns(values)
             bins = bins_of(bits)
             fresh = np.flatnonzero(table["equal"][bins] == 0)
@@ -118,10 +120,23 @@ class Counts:
         Args:
             order: For each place, the row that belongs there.
         """
-        self.bins = self.bins[list(order)]
+        self.order = self.order[list(order)]
+
+    def table(self, row: int) -> npt.NDArray[np.void]:
+        """The bins of a row.
+
+        Args:
+            row: Which.
+        """
+        found: npt.NDArray[np.void] = self.bins[self.order[row]]
+        return found
 
     def finish(self) -> None:
         """Fill in ``before``."""
+        if self._compiled:
+            assert panels is not None
+            panels.total(self.bins.view(np.uint8))
+            return
         for table in self.bins:
             counts = counts_of(table)
             table["before"] = np.cumsum(counts) - counts
@@ -207,7 +222,8 @@ class Thresholds:
     def finish_pass(self) -> None:
         """Narrow the intervals."""
         if self._counts is not None:
-            for row, table in enumerate(self._counts.bins):
+            for row in range(len(self._counts.bins)):
+                table = self._counts.table(row)
                 counts = counts_of(table)
                 total = np.cumsum(counts)
                 for i, place in enumerate(self._places):

@@ -25,6 +25,9 @@ from stockpot.methods.magnitudes import N_BINS, Counts, bins_of, counts_bytes, c
 __all__ = ["Masked", "held_by_masks", "random_bits"]
 
 Bits = npt.NDArray[np.uint64]
+#: Elements whose rank is not known well enough.
+Unsure = npt.NDArray[np.void]
+_UNSURE = np.dtype([("bits", np.uint64), ("random", np.uint64), ("place", np.uint64)])
 
 # Elements whose fate the bins leave open and that wait for the next pass; more wait for their turn.
 _MOST_OPEN = 1 << 18
@@ -137,8 +140,8 @@ class Masked(Work):
         self._counts = Counts(self._n, task.compiled) if self._by_rank else None
         self._phase = "count"
         self._resume = [0] * self._n
-        self._open: list[list[tuple[Bits, Bits, npt.NDArray[np.int64]]]] = []
-        self._waiting: list[_Waiting] = []
+        self._open: list[list[Unsure]] = []
+        self._waiting: _Waiting | None = None
 
     def _name_streams(self, identities: tuple[bytes, ...]) -> None:
         twins: Counter[bytes] = Counter()
@@ -160,25 +163,45 @@ class Masked(Work):
         elif self._phase == "count":
             assert self._counts is not None
             self._counts.add(panel)
+        elif self._phase == "settle":
+            assert self._waiting is not None
+            for i, values in enumerate(panel):
+                self._waiting.add(i, values)
         else:
             for i, values in enumerate(panel):
-                if self._phase == "settle":
-                    self._waiting[i].add(values)
-                elif start >= self._resume[i] and not self._full[i]:
-                    self._note(i, start, *self._decide(i, start, values))
+                if start >= self._resume[i] and not self._full[i]:
+                    packed, found = self._decide(i, start, values)
+                    if self._note(i, start, found):
+                        self._kept[i, start // 8 :][: len(packed)] = packed
 
     def gather_feed(self, feed: Feed) -> None:
         """Look at a panel that was not made; see `Work.gather_feed`."""
+        assert panels is not None
         if self._phase == "count":
             assert self._counts is not None
             self._counts.add_feed(feed)
             return
         feed = Feed.of(feed.panel(), feed.start) if feed.elect else feed
-        for i in range(self._n):
-            if self._phase == "settle":
-                self._waiting[i].add_feed(feed, i)
-            elif feed.start >= self._resume[i] and not self._full[i]:
-                self._note(i, feed.start, *self._decide_feed(i, feed))
+        if self._phase == "settle":
+            assert self._waiting is not None
+            self._waiting.add_feed(feed)
+            return
+        assert self._counts is not None
+        active = [
+            feed.start >= resume and not full
+            for resume, full in zip(self._resume, self._full, strict=True)
+        ]
+        counts, items = panels.decide(
+            feed.packed, self._counts.order, self._counts.bins.view(np.uint8), self._kept,
+            np.array(self._streams, np.uint64), bytes(active), self._stay, self._slope,
+            self._centre,
+        )  # fmt: skip
+        # What was decided of a row that has to wait is decided again with the rest of it.
+        found = np.frombuffer(items, _UNSURE)
+        ends = np.cumsum(np.frombuffer(counts, np.int64))
+        for i in np.flatnonzero(active).tolist() if len(found) else ():
+            before = int(ends[i - 1]) if i else 0
+            self._note(i, feed.start, found[before : ends[i]])
 
     def finish_pass(self) -> None:
         """Draw conclusions; see `Work.finish_pass`."""
@@ -188,18 +211,16 @@ class Masked(Work):
             self._begin_deciding()
         elif self._phase == "decide":
             assert self._counts is not None
-            self._waiting = [
-                _Waiting(found, table)
-                for found, table in zip(self._open, self._counts.bins, strict=True)
-            ]
+            self._waiting = _Waiting(self._open, self._counts)
             self._phase = "settle"
-            if not any(waiting.n for waiting in self._waiting):
+            if not self._waiting.n:
                 self._finish_settling()
         else:
-            for i, waiting in enumerate(self._waiting):
-                if waiting.n:
-                    keep = waiting.random < self._limits(waiting.ranks())
-                    self._put(i, waiting.index[keep])
+            assert self._waiting is not None
+            for i in range(self._n):
+                found, ranks = self._waiting.ranks(i)
+                if len(found):
+                    self._put(i, found["place"][found["random"] < self._limits(ranks)])
             self._finish_settling()
 
     def rows(self, start: int, panel: Doubles) -> Doubles:
@@ -243,7 +264,7 @@ class Masked(Work):
             until if full else self._size
             for until, full in zip(self._until, self._full, strict=True)
         ]
-        self._waiting = []
+        self._waiting = None
         if any(resume < self._size for resume in self._resume):
             self._begin_deciding()
         else:
@@ -256,37 +277,20 @@ class Masked(Work):
         result: Doubles = np.clip(chance, 0.0, 1.0) * 2.0**_RANDOM
         return result
 
-    def _note(
-        self, i: int, start: int, packed: npt.NDArray[np.uint8], bits: Bits,
-        unsure: npt.NDArray[np.int64],
-    ) -> None:  # fmt: skip
-        """Keep what was decided of a row: bits, and patterns and places of the unsure."""
-        if self._n_open + len(unsure) > _MOST_OPEN and self._n_open:
+    def _note(self, i: int, start: int, found: Unsure) -> bool:
+        """Keep the unsure of a row, or leave the row for another round where they are too many."""
+        if self._n_open + len(found) > _MOST_OPEN and self._n_open:
             self._full[i], self._until[i] = True, start
-            return
-        self._kept[i, start // 8 :][: len(packed)] = packed
-        if len(unsure):
-            self._n_open += len(unsure)
-            self._open[i].append((bits, random_at(self._streams[i], unsure), unsure))
+            return False
+        if len(found):
+            self._n_open += len(found)
+            self._open[i].append(found)
+        return True
 
-    def _decide_feed(
-        self, i: int, feed: Feed
-    ) -> tuple[npt.NDArray[np.uint8], Bits, npt.NDArray[np.int64]]:
-        assert self._counts is not None and panels is not None
-        packed = np.empty(-(-feed.n_elements // 8), np.uint8)
-        bits, places = panels.decide(
-            feed.packed, i, self._counts.bins[i].view(np.uint8), packed, *self._streams[i],
-            self._stay, self._slope, self._centre,
-        )  # fmt: skip
-        unsure = np.frombuffer(places, np.uint32).astype(np.int64)
-        return packed, np.frombuffer(bits, np.uint64), unsure + feed.start
-
-    def _decide(
-        self, i: int, start: int, values: Doubles
-    ) -> tuple[npt.NDArray[np.uint8], Bits, npt.NDArray[np.int64]]:
+    def _decide(self, i: int, start: int, values: Doubles) -> tuple[npt.NDArray[np.uint8], Unsure]:
         assert self._counts is not None
         bits = patterns(values)
-        table = self._counts.bins[i][bins_of(bits)]
+        table = self._counts.table(i)[bins_of(bits)]
         seen, under = table["seen"], table["before"].astype(np.float64)
         less, equal, more = (table[name].astype(np.float64) for name in ("less", "equal", "more"))
         middle = under + less + (equal + 1) / 2
@@ -298,57 +302,80 @@ class Masked(Work):
         random = random_bits(self._streams[i], start, len(values))
         keep = random < np.minimum(low, high)
         unsure = np.flatnonzero(~keep & (random < np.maximum(low, high)))
-        return np.packbits(keep), bits[unsure], unsure + start
+        found = np.empty(len(unsure), _UNSURE)
+        found["bits"], found["random"] = bits[unsure], random[unsure]
+        found["place"] = unsure + start
+        return np.packbits(keep), found
 
-    def _put(self, i: int, index: npt.NDArray[np.int64]) -> None:
-        np.bitwise_or.at(self._kept[i], index >> 3, (128 >> (index & 7)).astype(np.uint8))
+    def _put(self, i: int, index: Bits) -> None:
+        bits = (128 >> (index & np.uint64(7)).astype(np.int64)).astype(np.uint8)
+        np.bitwise_or.at(self._kept[i], (index >> np.uint64(3)).astype(np.int64), bits)
 
 
 class _Waiting:
-    """Elements of a row whose exact rank is needed: counts what is less and what is equal.
+    """Elements whose exact rank is needed: counts what is less and what is equal.
 
-    Only values in the bins of these elements are looked at; the others are counted already.
+    Only values in the bins of these elements are looked at; the others are counted already. The
+    wanted patterns of all rows stand one after the other, each once in its row and in order, with
+    a place behind each row's for what is more than all of them.
     """
 
-    def __init__(
-        self,
-        found: list[tuple[Bits, Bits, npt.NDArray[np.int64]]],
-        table: npt.NDArray[np.void],
-    ) -> None:
-        empty = np.zeros(0, np.uint64)
-        bits = np.concatenate([bits for bits, _, _ in found] or [empty])
-        self.random = np.concatenate([random for _, random, _ in found] or [empty])
-        self.index = np.concatenate([i for _, _, i in found] or [empty.astype(np.int64)])
-        self.n = len(bits)
-        self._values, self._which = np.unique(bits, return_inverse=True)
+    def __init__(self, found: list[list[Unsure]], counts: Counts) -> None:
+        n = len(found)
+        self._found = [np.concatenate(parts) if parts else np.empty(0, _UNSURE) for parts in found]
+        self.n = sum(map(len, self._found))
+        self._begins = [0] * (n + 1)
+        self._which: list[npt.NDArray[np.int64]] = []
+        self._base: list[npt.NDArray[np.int64]] = []
+        self._firsts = np.full(n, -1, np.int64)
+        self._slots = np.zeros((n, N_BINS) if self.n else 0, np.uint16)
+        values, ends = [], []
+        n_ends = 0
+        for i, items in enumerate(self._found):
+            wanted, which = np.unique(items["bits"], return_inverse=True)
+            begin = self._begins[i]
+            self._begins[i + 1] = begin + len(wanted) + 1
+            self._which.append(which)
+            bins, first, place = np.unique(bins_of(wanted), return_index=True, return_inverse=True)
+            # What stands before a value's bin, less what is counted of open bins there.
+            table = counts.table(i)[bins]
+            sizes = counts_of(table)
+            self._base.append((table["before"] - (np.cumsum(sizes) - sizes))[place])
+            if len(items):
+                self._firsts[i] = n_ends
+                self._slots[i, bins] = np.arange(1, len(bins) + 1)
+            values += [wanted, np.zeros(1, np.uint64)]
+            ends.append(np.append(first, len(wanted)) + begin)
+            n_ends += len(bins) + 1
+        self._values = np.concatenate(values)
+        self._ends = np.concatenate(ends)
         self._upto = np.zeros(len(self._values) + 1, np.int64)
         self._equal = np.zeros(len(self._values) + 1, np.int64)
-        bins = bins_of(self._values)
-        # The values of a bin stand between its place here and the next one's.
-        self._begins = np.searchsorted(bins, np.arange(N_BINS + 1)).astype(np.uint32)
-        self._open = np.diff(self._begins.astype(np.int64)) > 0
-        # What stands before a value's bin in the order, less what is counted of open bins there.
-        counts = np.where(self._open, counts_of(table), 0)
-        earlier = np.cumsum(counts)[bins] - counts[bins]
-        self._base = table["before"][bins].astype(np.int64) - earlier
 
-    def add(self, values: Doubles) -> None:
+    def add(self, row: int, values: Doubles) -> None:
+        if self._firsts[row] < 0:
+            return
         bits = patterns(values)
-        bits = bits[self._open[bins_of(bits)]]
-        place = np.searchsorted(self._values, bits)
-        self._upto += np.bincount(place, minlength=len(self._upto))
-        inside = place < len(self._values)
-        hits = place[inside][self._values[place[inside]] == bits[inside]]
-        self._equal += np.bincount(hits, minlength=len(self._equal))
+        bits = bits[self._slots[row, bins_of(bits)] > 0]
+        begin, end = self._begins[row], self._begins[row + 1]
+        wanted = self._values[begin : end - 1]
+        place = np.searchsorted(wanted, bits)
+        self._upto[begin:end] += np.bincount(place, minlength=end - begin)
+        inside = place < len(wanted)
+        hits = place[inside][wanted[place[inside]] == bits[inside]]
+        self._equal[begin:end] += np.bincount(hits, minlength=end - begin)
 
-    def add_feed(self, feed: Feed, row: int) -> None:
-        if self.n:
-            assert panels is not None
-            panels.place(feed.packed, row, self._begins, self._values, self._upto, self._equal)
+    def add_feed(self, feed: Feed) -> None:
+        assert panels is not None
+        panels.place(
+            feed.packed, self._firsts, self._slots, self._ends, self._values, self._upto,
+            self._equal,
+        )  # fmt: skip
 
-    def ranks(self) -> Doubles:
+    def ranks(self, row: int) -> tuple[Unsure, Doubles]:
+        """The elements of a row, and their ranks."""
+        begin, end = self._begins[row], self._begins[row + 1] - 1
         # Place p counts values within (v[p-1], v[p]], so sums end at the last rank of v[p].
-        last = self._base + np.cumsum(self._upto)[:-1]
-        middle: Doubles = last - (self._equal[:-1] - 1) / 2
-        found: Doubles = middle[self._which]
-        return found
+        last = self._base[row] + np.cumsum(self._upto[begin:end])
+        middle: Doubles = last - (self._equal[begin:end] - 1) / 2
+        return self._found[row], middle[self._which[row]]
