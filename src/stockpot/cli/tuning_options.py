@@ -80,10 +80,10 @@ class SearchOptions:
     stop: Annotated[
         float,
         typer.Option(
-            help="Stop a candidate when Wilcoxon's test says with this p that it "
-            "is worse than the best; 0 draws all."
+            help="Stop a candidate when its chance to come out ahead of the best "
+            "falls below this; 0 draws all."
         ),
-    ] = 0.1
+    ] = 0.2
     record: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Keep these scores too. Repeatable.")
     ] = None
@@ -107,7 +107,7 @@ class SearchOptions:
     pictures: Annotated[
         bool, typer.Option("--pictures", help="Keep every picture in the study.")
     ] = False
-    workers: Annotated[int, typer.Option(help="Processes on this machine.")] = 1
+    workers: Annotated[int, typer.Option(help="Processes on this machine, or on each node.")] = 1
     batch: Annotated[
         int,
         typer.Option(

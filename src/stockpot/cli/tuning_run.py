@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
@@ -21,7 +17,9 @@ import typer
 
 from stockpot.cli.output import note
 from stockpot.cli.recipe_files import TUNED, find_layout, read_any, study_metadata, write_text
+from stockpot.cli.tuning_crew import draw_on_cluster, with_absolute_paths
 from stockpot.cli.tuning_options import SearchOptions
+from stockpot.cli.tuning_processes import further_processes, is_further_process
 from stockpot.errors import OutputExistsError, ScorerError, StudyError
 
 if TYPE_CHECKING:
@@ -38,16 +36,13 @@ if TYPE_CHECKING:
         Search,
         Space,
         StudyStore,
+        Task,
     )
 
 __all__ = [
-    "Wishes", "examiner_of", "exams_of", "further_processes", "identity_of", "is_further_process",
-    "known_recipes", "run_study", "say_held_out", "search_stage", "space_of", "stages_of",
-    "tuned_recipe",
+    "Wishes", "examiner_of", "exams_of", "identity_of", "known_recipes", "open_wished",
+    "run_study", "say_held_out", "search_stage", "space_of", "stages_of", "tuned_recipe",
 ]  # fmt: skip
-
-#: Set for the further processes of one command: who started them.
-_PARENT = "STOCKPOT_TUNE_PARENT"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +52,7 @@ class Wishes(SearchOptions):
     recipe_file: Path
     output: Path | None
     merge: Path | None
+    cluster: str | None
     outside: bool
     overwrite: bool
     json_: bool
@@ -71,6 +67,7 @@ def run_study(wishes: Wishes) -> None:
     from stockpot.tune import check_tally
 
     check_tally(wishes.tally)
+    _memory(wishes)
     for output in (wishes.output, wishes.merge):
         if output is not None and output.exists() and not wishes.overwrite:
             raise OutputExistsError(f"{output} is there already; use another name, or --overwrite")
@@ -83,19 +80,31 @@ def run_study(wishes: Wishes) -> None:
 
 def _run(wishes: Wishes) -> None:
     from stockpot.cli.tuning_view import print_result
-    from stockpot.tune import hold_out, judge, open_store, result_json
+    from stockpot.tune import CallableExaminer, hold_out, judge, open_store, result_json
 
     is_child = is_further_process()
     recipe, layout = tuned_recipe(wishes.recipe_file, outside=wishes.outside)
     exam, other = exams_of(wishes)
     held = other.held_out(wishes.seed, repeats=wishes.held_repeats, avoid=exam)
     folder = wishes.recipe_file.parent
+    elsewhere = wishes.cluster is not None
+    if wishes.cluster is not None:
+        opening = partial(open_wished, with_absolute_paths(wishes), recipe.to_yaml(),
+                          folder.absolute())  # fmt: skip
+        hand = partial(_one_more_hand, wishes, recipe, layout, exam, held)
+        draw_on_cluster(wishes.cluster, wishes.workers, wishes.device, opening, hand)
     with ExitStack() as stack:
         store = stack.enter_context(open_store(wishes.study))
-        examiner = stack.enter_context(examiner_of(wishes, recipe, folder))
+        # What is there after a cluster did it needs no examiner to be read.
+        examiner = (
+            CallableExaminer(_refuse)
+            if elsewhere
+            else stack.enter_context(examiner_of(wishes, recipe, folder))
+        )
         stages = stages_of(wishes, store, recipe, layout, exam, folder)
         first = stack.enter_context(next(stages))
-        children = [] if is_child else stack.enter_context(further_processes(wishes.workers - 1))
+        alone = is_child or elsewhere
+        children = [] if alone else stack.enter_context(further_processes(wishes.workers - 1))
         done = [search_stage(first, examiner, is_child)]
         for stage in stages:
             done.append(search_stage(stack.enter_context(stage), examiner, is_child))
@@ -109,6 +118,26 @@ def _run(wishes: Wishes) -> None:
         store.book.put_note(store.note_key("result"), json.dumps(result_json(result)))
         _write(wishes, recipe, store, result)
         print_result(store, result, wishes.json_)
+
+
+def _one_more_hand(
+    wishes: Wishes, recipe: Recipe, layout: Layout, exam: Exam, held: Exam, examiner: Examiner
+) -> None:
+    """Draw what a study has left to draw, as a further process of the command does."""
+    from stockpot.tune import hold_out, open_store
+
+    folder = wishes.recipe_file.parent
+    with ExitStack() as stack:
+        store = stack.enter_context(open_store(wishes.study))
+        done = [
+            search_stage(stack.enter_context(stage), examiner, False, last=False)
+            for stage in stages_of(wishes, store, recipe, layout, exam, folder)
+        ]
+        hold_out(done, examiner, held, wishes.finalists, say_held_out)
+
+
+def _refuse(recipe: Recipe, task: Task) -> float:
+    raise AssertionError(f"{task.name}: the workers have left this one undone")
 
 
 def say_held_out(name: str) -> None:
@@ -211,8 +240,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-@contextmanager
-def examiner_of(wishes: SearchOptions, recipe: Recipe, folder: Path) -> Iterator[Examiner]:
+def examiner_of(wishes: SearchOptions, recipe: Recipe, folder: Path) -> Examiner:
     """Open what draws and scores.
 
     Args:
@@ -220,14 +248,10 @@ def examiner_of(wishes: SearchOptions, recipe: Recipe, folder: Path) -> Iterator
         recipe: Whose pool is mixed.
         folder: Where its paths start.
     """
-    from stockpot.engine import parse_size
     from stockpot.scores import Setting, make_scorer, read_scales
     from stockpot.tune import open_examiner
 
-    try:
-        n_bytes = None if wishes.memory is None else parse_size(wishes.memory)
-    except ValueError as error:
-        raise typer.BadParameter(f"--memory: {error}") from error
+    n_bytes = _memory(wishes)
     setting = Setting(wishes.files, wishes.device)
     known = read_scales(wishes.scales) if wishes.scales is not None else None
     scorers = {n: make_scorer(n, setting, known) for n in _scorers(wishes)}
@@ -237,13 +261,34 @@ def examiner_of(wishes: SearchOptions, recipe: Recipe, folder: Path) -> Iterator
                 f"{name}: it compares pictures with each other, so its scores of one candidate say "
                 "nothing about another; use it with `stockpot score`"
             )
-    with open_examiner(
+    return open_examiner(
         recipe, scorers, folder=folder, memory=n_bytes,
         threads=wishes.threads, batch=wishes.batch, vae=wishes.vae, te=wishes.te,
         config=wishes.config, device=wishes.device, dtype=wishes.dtype,
         tokenizer=wishes.tokenizer,
-    ) as examiner:  # fmt: skip
-        yield examiner
+    )  # fmt: skip
+
+
+def open_wished(wishes: SearchOptions, recipe_text: str, folder: Path) -> Examiner:
+    """Open what draws and scores where a worker of a cluster runs.
+
+    Args:
+        wishes: The options.
+        recipe_text: Whose pool is mixed.
+        folder: Where its paths start.
+    """
+    from stockpot.recipes import parse_recipe
+
+    return examiner_of(wishes, parse_recipe(recipe_text), folder)
+
+
+def _memory(wishes: SearchOptions) -> int | None:
+    from stockpot.engine import parse_size
+
+    try:
+        return None if wishes.memory is None else parse_size(wishes.memory)
+    except ValueError as error:
+        raise typer.BadParameter(f"--memory: {error}") from error
 
 
 def _scorers(wishes: SearchOptions) -> tuple[str, ...]:
@@ -381,13 +426,14 @@ def identity_of(recipe: Recipe, folder: Path) -> str:
     return "\n".join(told)
 
 
-def search_stage(search: Search, examiner: Examiner, quiet: bool) -> Search:
+def search_stage(search: Search, examiner: Examiner, quiet: bool, last: bool = True) -> Search:
     """Run a search to its end, and say how it goes.
 
     Args:
         search: What to run.
         examiner: Draws and scores.
         quiet: Whether to say nothing.
+        last: Whether nobody else says that it has ended.
     """
     from stockpot.tune import run_search
 
@@ -404,48 +450,9 @@ def search_stage(search: Search, examiner: Examiner, quiet: bool) -> Search:
              f"{time.monotonic() - start:.0f} s")  # fmt: skip
 
     run_search(search, examiner, None if quiet else told)
-    if not quiet:
+    if not quiet and last:
         note(f"the search has ended: {search.why_done}")
     return search
-
-
-@contextmanager
-def further_processes(n: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start processes that run the same command on the same study.
-
-    Args:
-        n: How many; they end with the context at the latest.
-    """
-    environment = {**os.environ, _PARENT: str(os.getpid())}
-    command = [sys.executable, "-m", "stockpot", *sys.argv[1:]]
-    children = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(n)
-    ]
-    try:
-        yield children
-    finally:
-        for child in children:
-            if child.poll() is None:
-                child.terminate()
-                child.wait()
-
-
-def is_further_process() -> bool:
-    """Whether another process of the same command started this one.
-
-    If so, it ends when that one is gone, however that went.
-    """
-    if _PARENT not in os.environ:
-        return False
-    parent = int(os.environ[_PARENT])
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    return True
 
 
 def _write(wishes: Wishes, recipe: Recipe, store: StudyStore, result: Result) -> None:

@@ -16,12 +16,11 @@ from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note
 from stockpot.cli.recipe_files import TUNED, find_layout, study_metadata, write_text
 from stockpot.cli.tuning_options import SearchOptions
+from stockpot.cli.tuning_processes import further_processes, is_further_process
 from stockpot.cli.tuning_run import (
     examiner_of,
     exams_of,
-    further_processes,
     identity_of,
-    is_further_process,
     known_recipes,
     say_held_out,
     search_stage,

@@ -36,6 +36,7 @@ from stockpot.tune.results import (
 )
 from stockpot.tune.searching import Candidate, Search, candidate_key, run_search
 from stockpot.tune.settings import NEAR, Baseline, Limits, SearchSettings
+from stockpot.tune.sharing import CrewExaminer, examine_on_crew
 from stockpot.tune.spaces import SPACES, Dial, Space, make_space
 from stockpot.tune.storing import StudyStore, open_store
 from stockpot.tune.tallying import AUTOMBW_TALLIES, TALLIES, check_tally, scores_of, tally
@@ -60,6 +61,7 @@ __all__ = [
     "CallableExaminer",
     "Candidate",
     "Claims",
+    "CrewExaminer",
     "Decision",
     "Dial",
     "Drift",
@@ -93,6 +95,7 @@ __all__ = [
     "compare_marks",
     "estimate_effects",
     "evidence",
+    "examine_on_crew",
     "fill_holes",
     "find_holes",
     "guard",

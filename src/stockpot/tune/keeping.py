@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from stockpot.errors import LostWorkerError, StoppedError
 from stockpot.recipes import Recipe
 from stockpot.tune.books import Book, KeptMark
 from stockpot.tune.claims import Claims
@@ -93,6 +94,8 @@ def draw_exam(
             try:
                 for mark in examiner.examine(recipe(), tasks, pictures=True):
                     keep_mark(book, key, mark, exam[mark.task])
+            except (LostWorkerError, StoppedError):
+                raise
             except Exception as error:  # as in the search: one that fails must not end it
                 failures[name] = f"{type(error).__name__}: {error}"[:2000]
                 book.put_note(f"failed {claim}", failures[name])

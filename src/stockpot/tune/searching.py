@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, final
 
-from stockpot.errors import StudyError
+from stockpot.errors import LostWorkerError, StoppedError, StudyError
 from stockpot.recipes import Origin, Recipe, Save, canonical
 from stockpot.tune.claims import Claims
 from stockpot.tune.exam import Exam, Task
 from stockpot.tune.examining import Examiner, Mark
 from stockpot.tune.holes import fill_holes
 from stockpot.tune.keeping import keep_mark, kept_marks
-from stockpot.tune.proposing import distributions_of, is_worse, propose
+from stockpot.tune.proposing import distributions_of, is_worse, predict_difference, propose
 from stockpot.tune.settings import NEAR, Baseline, Limits, SearchSettings, check_same
 from stockpot.tune.spaces import Space
 from stockpot.tune.storing import StudyStore
@@ -282,8 +283,27 @@ class Search:
         return kept_marks(self.store.book, key, exam)
 
     def left(self, candidate: Candidate) -> tuple[Task, ...]:
-        """The tasks that a candidate has no mark for, in order."""
-        return tuple(task for task in self.exam.tasks if task.name not in candidate.marks)
+        """The tasks that a candidate has no mark for, in the order to draw them.
+
+        Where candidates may be stopped each has an order of its own, still one picture of each
+        payload before the second ones. The best one so far is the best by the luck of some tasks
+        as well; if those came first every time, whatever follows would be stopped by them.
+        """
+        tasks = self.exam.tasks
+        if self._may_be_stopped(candidate):
+            dice = random.Random(f"{self.settings.seed} {candidate.number}")
+            turns: dict[str, int] = {}
+            places = []
+            for task in tasks:
+                turn = turns[task.payload] = turns.get(task.payload, -1) + 1
+                places.append((turn, dice.random()))
+            tasks = tuple(task for _, task in sorted(zip(places, tasks, strict=True),
+                                                     key=lambda pair: pair[0]))  # fmt: skip
+        return tuple(task for task in tasks if task.name not in candidate.marks)
+
+    def _may_be_stopped(self, candidate: Candidate) -> bool:
+        one = len(self.settings.objectives) == 1
+        return self.settings.stop_p is not None and not candidate.name and one
 
     def keep_mark(self, key: str, mark: Mark, task: Task) -> None:
         """Store a mark, and its picture where it has one."""
@@ -309,12 +329,9 @@ class Search:
         Args:
             candidate: With some of its marks. Baselines are never stopped.
         """
-        if self.settings.stop_p is None or candidate.name or len(self.settings.objectives) > 1:
+        if candidate.best is None or not self._may_be_stopped(candidate):
             return False
-        if not self.left(candidate):
-            return False
-        if candidate.best is None:
-            return False
+        assert self.settings.stop_p is not None
         mine = scores_of(self.exam.tasks, candidate.marks.values(), self.settings.objectives[0])
         return is_worse(mine, candidate.best[1], self.settings.stop_p)
 
@@ -347,9 +364,8 @@ class Search:
                     candidate.trial_id, "complete", self.values(candidate), **attrs
                 )
                 return
-            self.store.finish_trial(
-                candidate.trial_id, "pruned", [self._estimate(candidate)], **attrs
-            )
+            value, attrs["value_error"] = self._estimate(candidate)
+            self.store.finish_trial(candidate.trial_id, "pruned", [value], **attrs)
         except Exception as error:
             self.fail(candidate, error)
 
@@ -369,13 +385,13 @@ class Search:
                 values.append(tally(scores, self.settings.tally))
         return values
 
-    def _estimate(self, candidate: Candidate) -> float:
+    def _estimate(self, candidate: Candidate) -> tuple[float, float]:
         assert candidate.best is not None
         value, reference = candidate.best
         mine = scores_of(self.exam.tasks, candidate.marks.values(), self.settings.objectives[0])
-        shift = sum(mine[name] - reference[name] for name in mine) / len(mine)
+        shift, error = predict_difference(mine, reference)
         full = {name: mine.get(name, score + shift) for name, score in reference.items()}
-        return min(tally(full, self.settings.tally), value)
+        return min(tally(full, self.settings.tally), value), error
 
     def fail(self, candidate: Candidate, error: BaseException) -> None:
         """End a candidate's trial that could not be examined; the search goes on.
@@ -412,10 +428,14 @@ def run_search(
 
     Raises:
         StudyError: Nothing but failures.
+        LostWorkerError: The examiner is gone; the candidate is not, and another goes on with it.
+        StoppedError: Somebody asked for it; the same holds.
     """
     while (candidate := search.next_candidate()) is not None:
         try:
             _examine(search, examiner, candidate)
+        except (LostWorkerError, StoppedError):
+            raise  # the candidate can be gone on with, by another worker or later
         except Exception as error:  # one bad candidate must not end hours of work
             search.fail(candidate, error)
         else:
@@ -425,20 +445,17 @@ def run_search(
 
 
 def _examine(search: Search, examiner: Examiner, candidate: Candidate) -> None:
-    kept = candidate.marks
-    # What was known before a kill is gone through in the same order, so that it ends the same way.
-    candidate.marks = {}
-    for mark in _marks(search, examiner, candidate, kept):
+    if candidate.marks and search.may_stop(candidate):
+        return  # killed between its last mark and its end
+    for mark in _marks(search, examiner, candidate):
         candidate.marks[mark.task] = mark
-        if search.may_stop(candidate):
+        # What a batch has drawn already is paid for, and makes the estimate better.
+        if not mark.n_drawn and search.may_stop(candidate):
             return
 
 
-def _marks(
-    search: Search, examiner: Examiner, candidate: Candidate, kept: Mapping[str, Mark]
-) -> Iterator[Mark]:
-    yield from kept.values()
-    tasks = [task for task in search.exam.tasks if task.name not in kept]
+def _marks(search: Search, examiner: Examiner, candidate: Candidate) -> Iterator[Mark]:
+    tasks = search.left(candidate)
     if not tasks:
         return
     by_name = {task.name: task for task in tasks}
