@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stockpot.checkpoints import Source, content_hash
+from stockpot.checkpoints import Source, Stamps, content_hash
 from stockpot.compare.comparison import (
     Comparison,
     Counts,
@@ -189,6 +189,7 @@ class _Run:
         self._sources, self._survey, self._base, self._by, self._cut = (
             sources, survey, base, by, cut
         )  # fmt: skip
+        self._stamps = Stamps(sources)
         self.groups: dict[tuple[Place, tuple[int, ...]], _Sums] = {}
         self.digests: list[dict[str, str]] = [{} for _ in sources]
         self.nonfinite: list[tuple[int, Unit]] = []
@@ -235,6 +236,7 @@ class _Run:
         """Work on all units; leaves the sums in `groups`."""
         try:
             self._walk(meter)
+            self._stamps.check()
         except (StoppedError, CheckpointError, ClusterError, OSError):
             self._save()
             raise
