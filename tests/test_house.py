@@ -18,7 +18,7 @@ FLOORS = (
     ("errors",),
     ("adapters", "checkpoints", "layouts", "methods", "recipes", "zoo"),
     ("engine", "compare", "scores"),
-    ("draw", "inspect"),
+    ("cluster", "draw", "inspect"),
     ("tune",),
     ("select",),
     ("report",),
@@ -68,8 +68,9 @@ def _silent(body: list[ast.stmt]) -> Iterator[str]:
 
 PUBLIC = {
     "stockpot.adapters": (
-        "AdapterSource Change ENDINGS Elementwise Extracted Extraction Full Kronecker Low Module "
-        "Target extract_lora find_modules flat_name has_modules layout_of_adapter targets_of"
+        "AdapterSource Change ENDINGS Elementwise Extracted Extraction Full Kronecker Low "
+        "Module Target extract_lora find_modules flat_name has_modules layout_of_adapter "
+        "targets_of"
     ),
     "stockpot.checkpoints": (
         "Arrangement DTYPES DType FileHashes FileSink FolderSink GeneratedSource Header "
@@ -85,13 +86,13 @@ PUBLIC = {
         "weighted_rows widen with_zeros"
     ),
     "stockpot.engine": (
-        "Ancestor Book Chunking DEFAULT_MEMORY Digests Estimate Form History InputFound "
-        "InputRecord Labels MergeResult Meter MethodCosts Part Pipeline Plan Progress "
-        "ProgressCallback Remade Route SWAPPABLE Settings Shelf Step Stop TensorPlan Term Verdict "
-        "arranged compare_shares convert estimate_plan extract facts_of_source find_route "
-        "give_back_memory in_form make_plan merge merge_in_memory method_costs open_pool "
-        "parse_size prune read_history read_labels remake replay run_plan shares_of size_text "
-        "swap take_chunks unprune verify"
+        "Ancestor Ask Book Chunking Crew DEFAULT_MEMORY Digests Estimate Form History "
+        "InputFound InputRecord Labels MergeResult Meter MethodCosts Opening Part Pipeline Plan "
+        "Post Progress ProgressCallback Remade Route SWAPPABLE Settings Shelf Step Stop "
+        "TensorPlan Term Verdict arranged compare_shares convert estimate_plan extract "
+        "facts_of_source find_route give_back_memory in_form make_plan merge merge_in_memory "
+        "method_costs open_pool parse_size prune read_history read_labels remake replay "
+        "run_plan shares_of size_text swap take_chunks unprune verify"
     ),
     "stockpot.compare": (
         "Comparison ComponentFindings Convergence Descent DistanceTable Duplicates Exclusion "
@@ -103,10 +104,11 @@ PUBLIC = {
         "trace_convergence"
     ),
     "stockpot.errors": (
-        "CheckpointError HeaderError LayoutError MemoryBudgetError MissingExtraError "
-        "MissingWeightsError OutputError OutputExistsError PreflightError Problem ProblemsError "
-        "RecipeError RequestError ScorerError StockpotError StoppedError StudyError TallyError "
-        "TruncatedFileError UnfinishedError UnknownNameError UnsafeFileError VerificationError"
+        "CheckpointError ClusterError HeaderError LayoutError LostWorkerError MemoryBudgetError "
+        "MissingExtraError MissingWeightsError OutputError OutputExistsError PreflightError "
+        "Problem ProblemsError RecipeError RequestError ScorerError StockpotError StoppedError "
+        "StudyError TallyError TruncatedFileError UnfinishedError UnknownNameError "
+        "UnsafeFileError VerificationError"
     ),
     "stockpot.draw": (
         "Axis BREAK Box BrokenPictureWarning BrownianPath CellMix Chunk Chunked Conditioner "
@@ -129,11 +131,11 @@ PUBLIC = {
         "write_infotext zoo_features"
     ),
     "stockpot.layouts": (
-        "Alias Cell ClipText Component Detection Fit KeySpec LAYOUTS Layout OpenClipText PROFILES "
-        "Part Profile Row SCHEDULER_FILE Shape Symmetry UNet Units UnitsOf Vae as_checkpoint "
-        "counter_values detect diffusers_files diffusers_names diffusers_places get_layout "
-        "get_profile known_layouts moved norm_rows part_of profiles_for restricted spread "
-        "supermerger_26_to_20 symmetries_of weight_and_bias"
+        "Alias Cell ClipText Component Detection Fit KeySpec LAYOUTS Layout OpenClipText "
+        "PROFILES Part Profile Row SCHEDULER_FILE Shape Symmetry UNet Units UnitsOf Vae "
+        "as_checkpoint counter_values detect diffusers_files diffusers_names diffusers_places "
+        "get_layout get_profile known_layouts moved norm_rows part_of profiles_for restricted "
+        "spread supermerger_26_to_20 symmetries_of weight_and_bias"
     ),
     "stockpot.recipes": (
         "Atom Call Called DTYPES Difference Expr FORMS FUNCTIONS Finding Fold Function "
@@ -160,14 +162,16 @@ PUBLIC = {
         "scales_to_json scorers_folder"
     ),
     "stockpot.tune": (
-        "AUTOMBW_TALLIES Baseline Book CallableExaminer Candidate Claims Dial Drift Effect Exam "
-        "Examiner GUARDED Hole ImportedRows KeptMark Limits LiveExaminer Mark NEAR OPTIMISERS "
-        "Optimiser Proposal Result SPACES Search SearchSettings Space Standing StudyStore TALLIES "
-        "Task UNIFORM Verdict WILDCARD_TYPES Worker best_trials bootstrap_mean candidate_key "
-        "check_tally compare_marks estimate_effects evidence fill_holes find_holes guard hold_out "
-        "import_rows is_worse judge make_baselines make_sampler make_space nearness_to_uniform "
-        "open_examiner open_store pareto_front picture_facts propose read_exam read_values "
-        "result_json run_search score_together scores_of sums_of_models tally"
+        "ALONE AUTOMBW_TALLIES Baseline BaselineMaker Begin Book CallableExaminer Candidate "
+        "Claims CrewExaminer Decision Dial Drift Effect Exam Examiner GUARDED GrowingTree Hole "
+        "ImportedRows KeptMark Limits LiveExaminer Mark NEAR OPTIMISERS ORDERS Optimiser "
+        "Proposal Result SPACES Search SearchSettings Space Standing StudyStore TALLIES Task "
+        "Tree TreeNode UNIFORM Verdict WILDCARD_TYPES Worker best_trials bootstrap_mean "
+        "candidate_key check_tally compare_marks estimate_effects evidence examine_on_crew "
+        "fill_holes find_holes guard hold_out import_rows is_worse judge make_baselines "
+        "make_sampler make_space nearness_to_uniform open_examiner open_store pareto_front "
+        "picture_facts plan_tree propose read_exam read_values result_json run_search "
+        "score_together scores_of spread_holes sums_of_models tally trees_in"
     ),
     "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",
     "stockpot.inspect": (
@@ -188,6 +192,7 @@ PUBLIC = {
         "own_encoders plain_data random_orders read_concepts scorer_classifier shrink sift_apart "
         "sign_flips structure_apart zoo_classifier zoo_embedding"
     ),
+    "stockpot.cluster": "LOCAL Node RayCrew open_cluster",
 }
 
 

@@ -34,8 +34,10 @@ from dataclasses import dataclass
 
 __all__ = [
     "CheckpointError",
+    "ClusterError",
     "HeaderError",
     "LayoutError",
+    "LostWorkerError",
     "MemoryBudgetError",
     "MissingExtraError",
     "MissingWeightsError",
@@ -176,6 +178,14 @@ class StoppedError(StockpotError):
 
 class MemoryBudgetError(StockpotError, MemoryError):
     """A plan needs more memory than it was given."""
+
+
+class ClusterError(StockpotError):
+    """Other machines cannot be reached, or do not see the files that they must."""
+
+
+class LostWorkerError(ClusterError):
+    """A worker is gone; what it was doing can be given to another."""
 
 
 class StudyError(StockpotError, ValueError):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
-from stockpot.checkpoints import DTYPES, GeneratedSource, MemorySource, TensorInfo
+from stockpot.checkpoints import DTYPES, GeneratedSource, MemorySource, TensorInfo, open_checkpoint
 from stockpot.compare import Comparison, Place, compare
 from stockpot.engine import Progress
-from stockpot.errors import MemoryBudgetError, UnknownNameError
+from stockpot.errors import CheckpointError, MemoryBudgetError, UnknownNameError
 from stockpot.layouts import get_layout
 from stockpot.zoo import family as members
 from stockpot.zoo import member
@@ -246,3 +249,25 @@ def test_a_failing_read_stops_all_threads() -> None:
 
     with pytest.raises(OSError, match="gone"):
         compare({"a": GeneratedSource(infos, fail)}, threads=3)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_file_that_is_written_to_meanwhile_is_told(tmp_path: Path, threads: int) -> None:
+    values = np.arange(1 << 16, dtype=np.float32)
+    for name in "ab":
+        save_file({f"k{i}": values + i for i in range(8)}, tmp_path / f"{name}.safetensors")
+    changed = []
+
+    def change(told: Progress) -> None:
+        if told.done_bytes and not changed:
+            changed.append(told.done_bytes)
+            with (tmp_path / "b.safetensors").open("r+b") as file:
+                file.seek(-4, os.SEEK_END)
+                file.write(b"\0\0\0\0")
+
+    with ExitStack() as stack:
+        pool = {name: stack.enter_context(open_checkpoint(tmp_path / f"{name}.safetensors"))
+                for name in "ab"}  # fmt: skip
+        with pytest.raises(CheckpointError, match=r"b\.safetensors was changed while it was read"):
+            compare(pool, threads=threads, progress=change)
+    assert changed

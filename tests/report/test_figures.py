@@ -10,8 +10,12 @@ import json
 import math
 import re
 import struct
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from stockpot.report import (
     Band,
@@ -116,3 +120,42 @@ def test_drawing_leaves_matplotlibs_settings_alone() -> None:
     before = dict(matplotlib.rcParams)
     draw_chart(CHARTS[0])
     assert dict(matplotlib.rcParams) == before
+
+
+def shown(chart: Chart) -> Any:
+    """What a page tells plotly."""
+    html = render_page(Page("p", "", [Figures("f", [("one", chart)])]))
+    data = re.search(r'<script type="application/json">(.*?)</script>', html, re.S)
+    assert data is not None
+    return json.loads(data[1])[0]
+
+
+def test_a_curve_shows_what_lies_below_zero() -> None:
+    """An axis that starts at 0 must not cut off a value; a picture once did."""
+    places = [str(i) for i in range(2)]
+    level, below = (Curve("c", places, [("a", values)]) for values in ([1.0, 2.0], [1.0, -2.0]))
+    band = Curve("c", places, [("a", [1.0, 2.0])], [Band("b", [-1.0, 0.0], [1.0, 1.0])])
+    assert level.starts_at_zero and not below.starts_at_zero and not band.starts_at_zero
+    assert not replace(level, from_zero=False).starts_at_zero
+    modes = [shown(c)["layout"]["yaxis"]["rangemode"] for c in (level, below)]
+    assert modes == ["tozero", "normal"]
+    # The picture: with the axis cut at 0 nothing of a line below it would be drawn.
+    low = Curve("c", places, [("a", [-2.0, -1.0])])
+    assert n_coloured(draw_chart(low)) > 0.5 * n_coloured(draw_chart(level))
+
+
+def n_coloured(png: bytes) -> int:
+    """How many dots have the first line's colour."""
+    picture = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+    return int((np.abs(picture - (0xD5, 0x5E, 0x00)).sum(axis=2) < 30).sum())
+
+
+def test_dots_have_no_line_and_many_numbers_are_not_all_written() -> None:
+    places = [str(i + 1) for i in range(60)]
+    curve = Curve("c", places, [("a", [1.0] * 60), ("b", [2.0] * 60)], dots=frozenset({"b"}))
+    figure = shown(curve)
+    assert [one["mode"] for one in figure["data"]] == ["lines+markers", "markers"]
+    ticks = figure["layout"]["xaxis"]
+    assert ticks["ticktext"] == [str(4 * i) for i in range(1, 16)]
+    assert ticks["tickvals"] == [4 * i - 1 for i in range(1, 16)]
+    assert replace(curve, places=[f"IN{i:02d}" for i in range(60)]).labelled() == list(range(60))

@@ -148,6 +148,12 @@ def test_marks_come_batch_by_batch(sources: dict[str, Source]) -> None:
         assert len(scorer.texts) == 4
 
 
+def test_marks_tell_what_is_drawn_already(sources: dict[str, Source]) -> None:
+    with open_examiner(sources, {"n": Counting()}, batch=2) as examiner:
+        marks = examiner.examine(mix("a"), make_exam(3).tasks)
+        assert [mark.n_drawn for mark in marks] == [1, 0, 0]
+
+
 def test_tasks_of_equal_settings_are_drawn_together(sources: dict[str, Source]) -> None:
     exam = make_exam(6, (QUICK, OTHER))
     with open_examiner(sources, {"n": Counting()}, batch=3) as examiner:

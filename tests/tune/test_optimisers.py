@@ -13,7 +13,7 @@ from optuna.study import Study
 from optuna.trial import TrialState, create_trial
 
 from stockpot.errors import StockpotError, UnknownNameError
-from stockpot.tune import OPTIMISERS, make_sampler
+from stockpot.tune import OPTIMISERS, Dial, make_sampler, propose
 
 NAMES = sorted(OPTIMISERS)
 Function = Callable[[Mapping[str, float]], float]
@@ -222,3 +222,22 @@ def test_qmc_is_one_sequence_whatever_was_asked_before() -> None:
     halves = (points < 0.5).sum(0)
     assert ((halves >= 2) & (halves <= 6)).all()
     assert len({tuple(point) for point in points}) == 8
+
+
+def test_an_estimate_counts_as_far_as_it_is_sure() -> None:
+    """A bowl with its top at 0.6, and a stopped trial there that says it is a hole: as an exact
+    value it keeps the search away, as a guess it does not."""
+    dial = Dial("w", 0.0, 1.0)
+    ranges = {"w": FloatDistribution(0.0, 1.0)}
+    places = [0.0, 0.15, 0.3, 0.45, 0.75, 0.9, 1.0]
+    trials = [
+        create_trial(value=-((x - 0.6) ** 2), params={"w": x}, distributions=ranges) for x in places
+    ]
+
+    def asked(error: float) -> float:
+        stopped = create_trial(state=TrialState.PRUNED, value=-1.0, params={"w": 0.6},
+                               distributions=ranges, user_attrs={"value_error": error})  # fmt: skip
+        return propose([dial], [*trials, stopped], "auto", 3, 8).dials["w"]
+
+    assert abs(asked(100.0) - 0.6) < 0.05
+    assert abs(asked(0.0) - 0.6) > 0.1

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
+from stockpot.draw import Request
 from stockpot.errors import ScorerError, StudyError
 from stockpot.recipes import Recipe, make_recipe
 from stockpot.tune import (
     NEAR,
     CallableExaminer,
+    Exam,
+    Examiner,
     Limits,
+    Mark,
     Search,
     SearchSettings,
     StudyStore,
@@ -188,6 +198,64 @@ def test_stopping_saves_pictures_and_keeps_the_best(tmp_path: Path) -> None:
     assert all(row[2][0] <= top for row in stopped)  # type: ignore[index]
 
 
+def test_what_a_batch_has_drawn_is_kept_and_counted(tmp_path: Path) -> None:
+    """Five at once: one that is known to be worse after four has five marks."""
+    inside, drawn = surrogate.examiner(), []
+
+    class Fives(Examiner):
+        def examine(
+            self, recipe: Recipe, tasks: Sequence[Task], *, pictures: bool = False
+        ) -> Iterator[Mark]:
+            for i in range(0, len(tasks), 5):
+                batch = list(inside.examine(recipe, tasks[i : i + 5]))
+                drawn.extend(batch)
+                for left, mark in zip(reversed(range(len(batch))), batch, strict=True):
+                    yield replace(mark, n_drawn=left)
+
+        def close(self) -> None:
+            pass
+
+    with open_store(tmp_path / "s.db") as store:
+        with surrogate.make_search(store, 12) as search:
+            run_search(search, Fives())
+        trials = store.all_trials()
+        assert len(store.book.marks()) == len(drawn)
+    stopped = [t.user_attrs["n_drawn"] for t in trials if t.state.name == "PRUNED"]
+    single = [row[5] for row in run(tmp_path / "one.db", 12) if row[3] == "PRUNED"]
+    assert set(single) == {4} and set(stopped) == {5}
+
+
+def test_each_candidate_has_an_order_of_its_own(tmp_path: Path) -> None:
+    """All tasks, one of each payload before the second ones, and again the same after a kill."""
+    tasks = tuple(Task(f"p{i}#{j}", f"p{i}", Request(f"{i} {j}", 10 * i + j))
+                  for j in range(2) for i in range(6))  # fmt: skip
+
+    def orders(store: StudyStore, stop_p: float | None) -> list[list[str]]:
+        settings = SearchSettings(("score",), ("score",), optimiser="random", stop_p=stop_p)
+        space = make_space(find_holes(surrogate.RECIPE))
+        with Search(store, surrogate.RECIPE, space, Exam(tasks), settings, Limits(6)) as search:
+            found = []
+            while (candidate := search.next_candidate()) is not None:
+                left = search.left(candidate)
+                assert set(left) == set(tasks)
+                assert {task.payload for task in left[:6]} == {f"p{i}" for i in range(6)}
+                assert search.left(candidate) == left
+                search.record(candidate, Mark(left[0].name, {"score": 1.0}))
+                assert search.left(candidate) == left[1:]
+                found.append([task.name for task in left])
+                search.fail(candidate, ValueError("enough is known"))
+                if len(found) == 6:
+                    break
+        return found
+
+    with open_store(tmp_path / "a.db") as a, open_store(tmp_path / "b.db") as b:
+        shuffled = orders(a, 0.2)
+        assert shuffled == orders(b, 0.2)
+    assert len({tuple(names) for names in shuffled}) > 4
+    with open_store(tmp_path / "whole.db") as store:
+        assert {tuple(names) for names in orders(store, None)} == {tuple(t.name for t in tasks)}
+
+
 def test_the_estimate_of_a_stopped_candidate_counts_tasks_that_were_not_drawn(
     tmp_path: Path,
 ) -> None:
@@ -218,18 +286,65 @@ def test_the_estimate_of_a_stopped_candidate_counts_tasks_that_were_not_drawn(
         trial = store.all_trials()[-1]
         assert trial.state.name == "PRUNED"
         assert trial.values[0] == pytest.approx(store.all_trials()[0].values[0] - 0.1)
+        assert trial.user_attrs["value_error"] == pytest.approx(0, abs=1e-12)  # all differ alike
 
 
-def test_wilcoxon_by_hand() -> None:
-    """Four of four worse: one-sided p is 1/16; three of three: 1/8."""
-    best = {f"t{i}": 0.0 for i in range(9)}
-    worse = {f"t{i}": -0.1 - i / 100 for i in range(9)}
-    first = {n: dict(list(worse.items())[:n]) for n in range(10)}
-    assert [is_worse(first[n], best, 0.1) for n in (2, 3, 4)] == [False, False, True]
-    assert not is_worse(first[4], best, 1 / 16)
-    assert is_worse(first[5], best, 1 / 16)
-    # Many small losses and one great gain: the mean speaks for it.
-    assert not is_worse({**first[8], "t8": 9.0}, best, 0.1)
+def test_stopping_by_hand() -> None:
+    """Four of eight seen, mean -2, deviation 2: t = -2/2 * sqrt(4 * 8 / 4) = -2.828, 3 degrees.
+
+    Its chance from a table of Student's distribution: 0.0331.
+    """
+    best = {f"t{i}": 1.0 for i in range(8)}
+    step = math.sqrt(3.0)  # two of ±sqrt(3) each have the deviation 2
+    four = {f"t{i}": -1.0 + (step if i % 2 else -step) for i in range(4)}
+    assert is_worse(four, best, 0.034) and not is_worse(four, best, 0.033)
+    # One more to come decides less than four: t = -2/2 * sqrt(4 * 5 / 1), a chance of 0.0103.
+    nearly = dict(list(best.items())[:5])
+    assert is_worse(four, nearly, 0.011) and not is_worse(four, nearly, 0.010)
+    assert not is_worse(dict(list(four.items())[:3]), best, 0.9)  # too few
+    assert not is_worse({**four, "t4": 20.0}, best, 0.9)  # ahead: nothing stops it
+    assert not is_worse({name: 0.0 for name in best}, best, 0.9)  # nothing left to draw
+    assert is_worse({f"t{i}": 0.9 for i in range(4)}, best, 0.01)  # never better, never otherwise
+
+
+@given(
+    st.lists(st.floats(-1, 1), min_size=4, max_size=8),
+    st.integers(1, 8),
+    st.floats(0.1, 10),
+    st.floats(-5, 5),
+    st.floats(0.02, 0.5),
+)
+def test_stopping_depends_on_differences_alone(
+    differences: list[float], left: int, scale: float, shift: float, p: float
+) -> None:
+    """Other units, another level, another order: the same answer, and surer ones later."""
+    n = len(differences)
+    mean, spread = sum(differences) / n, max(differences) - min(differences)
+    assume(abs(mean) > 1e-3 and spread > 1e-2)
+    best = {f"t{i}": 0.0 for i in range(n + left)}
+    mine = {f"t{i}": d for i, d in enumerate(differences)}
+    answers = [is_worse(mine, best, q) for q in (p - 1e-6, p + 1e-6)]
+    assume(answers[0] == answers[1])
+    moved = {name: scale * d + shift for name, d in reversed(list(mine.items()))}
+    assert is_worse(moved, {name: shift for name in best}, p) == answers[0]
+    if answers[0]:
+        assert mean < 0 and is_worse(mine, best, p + 0.1)
+        assert is_worse(mine, dict(list(best.items())[: n + 1]), p)  # fewer that could save it
+
+
+@pytest.mark.parametrize(("seen", "p"), [(4, 0.1), (8, 0.2), (15, 0.4)])
+def test_a_chance_is_one(seen: int, p: float) -> None:
+    """A level that a candidate reaches exactly is called out of reach as often as `p` says,
+    whatever its mean and deviation: Student's prediction is exact for normal numbers."""
+    rng = np.random.default_rng(seen)
+    n = 2000
+    called = 0
+    for _ in range(n):
+        numbers = rng.normal(rng.uniform(-3, 3), rng.uniform(0.1, 5), 16)
+        scores = {f"t{i}": float(x) for i, x in enumerate(numbers)}
+        reached = dict.fromkeys(scores, float(numbers.mean()))
+        called += is_worse(dict(list(scores.items())[:seen]), reached, p)
+    assert abs(called / n - p) < 4 * math.sqrt(p * (1 - p) / n)
 
 
 def test_equal_candidates_are_drawn_once(tmp_path: Path) -> None:

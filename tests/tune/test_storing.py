@@ -34,6 +34,8 @@ def test_a_mark_comes_back_as_it_was_and_only_once(store: StudyStore) -> None:
     assert store.book.picture("c", "t") == b"png"
     assert store.book.picture("c", "u") is None
     assert store.book.count_marks({"t", "v"}) == 1
+    assert store.book.count_marks({"t", "u"}, {"c", "d"}) == 2
+    assert store.book.count_marks({"t", "u"}, {"d"}) == 0
 
 
 def test_notes_and_candidates(store: StudyStore) -> None:

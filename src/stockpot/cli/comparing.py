@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stockpot.cli.clustering import OnCluster, crew_of
 from stockpot.cli.merging import Restart
 from stockpot.cli.naming import free_name
 from stockpot.cli.output import note, print_json, print_table, safe_text, shown_progress
@@ -70,6 +71,7 @@ def compare_files(
     threads: Threads = 0,
     overwrite: Overwrite = False,
     restart: Restart = False,
+    cluster: OnCluster = None,
     json_: Json = False,
 ) -> None:
     """Read every file once, and tell how the models lie: distances, families, maps.
@@ -101,13 +103,13 @@ def compare_files(
         if base is not None:
             raise typer.BadParameter("--base cannot change with --add; compare all files again")
         known = {model.name: model.content for model in found.models}
-        found = read_pool(paths, base_name, found.by, memory, threads, sums, restart)
+        found = read_pool(paths, base_name, found.by, memory, threads, sums, restart, cluster)
         _check_unchanged(found, known)
     elif len(files) == 1 and _is_comparison(files[0]):
         found = load_comparison(files[0])
     else:
         paths, base_name = _paths(files, base)
-        found = read_pool(paths, base_name, by, memory, threads, sums, restart)
+        found = read_pool(paths, base_name, by, memory, threads, sums, restart, cluster)
     output.mkdir(parents=True, exist_ok=True)
     if not (len(files) == 1 and files[0] == kept and not add):
         save_comparison(found, kept, overwrite=overwrite or add)
@@ -149,6 +151,7 @@ def read_pool(
     threads: int,
     sums: Path | None = None,
     restart: bool = False,
+    cluster: str | None = None,
 ) -> Comparison:
     """Walk over files with progress on stderr.
 
@@ -160,6 +163,7 @@ def read_pool(
         threads: Tensors at once.
         sums: Where to keep sums on the way, so that a walk that is stopped can go on.
         restart: Throw away those that are there.
+        cluster: Address of a Ray cluster whose nodes read and sum; None: this process.
 
     Returns:
         What was found.
@@ -191,11 +195,13 @@ def read_pool(
             raise PreflightError(problems)
         if sums is not None:
             stack.enter_context(_folder_of(sums))
+        crew = stack.enter_context(crew_of(cluster, threads=threads))
         stop = stack.enter_context(stoppable())
         progress = stack.enter_context(shown_progress())
         return compare(
             sources, base=base, by=by, memory=n_bytes, threads=threads, progress=progress,  # type: ignore[arg-type]
             journal=sums, restart=restart, stop=stop, tell=note,
+            crew=crew,
         )  # fmt: skip
 
 

@@ -36,7 +36,9 @@ from stockpot.cli import (
     telling,
     tuning,
     tuning_study,
+    tuning_tree,
 )
+from stockpot.cli.clustering import ClusterCommand
 from stockpot.cli.output import safe_text
 from stockpot.errors import StockpotError
 
@@ -62,12 +64,15 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "replay": replaying.replay_file,
     "draw": drawing.draw_pictures,
     "grid": gridding.draw_grid_of,
+    "tune-tree": tuning_tree.tune_tree,
     "select": selecting.select_of_pool,
     "study": studying.study_pool,
     "demo": showing.demo,
 }
 # They end soon and leave no garbage in circles; to look for it costs a fifth of their start.
 _SHORT = ("mean", "merge")
+# They take --cluster, with an address or without.
+_HELPED = ("mean", "merge", "compare", "select")
 _GROUPS = {"recipe": recipes.app, "lora": adapting.app, "tune": tuning.app}
 tuning.app.command("status")(tuning_study.show_status)
 tuning.app.command("report")(tuning_study.write_report)
@@ -105,7 +110,8 @@ def _program(names: Iterable[str]) -> typer.Typer:
     program.callback()(_options)
     for name in names:
         if name in _COMMANDS:
-            program.command(name)(_COMMANDS[name])
+            kind = ClusterCommand if name in _HELPED else None
+            program.command(name, cls=kind)(_COMMANDS[name])
         else:
             program.add_typer(_GROUPS[name], name=name)
     return program

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stockpot.cli.clustering import OnCluster, crew_of
 from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_fold, print_json, safe_text, shown_progress
 from stockpot.cli.recipe_files import read_any, study_metadata
@@ -90,6 +91,7 @@ def mean_of_files(
     kernel: Kernel = "auto",
     restart: Restart = False,
     recheck: Recheck = False,
+    cluster: OnCluster = None,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -104,7 +106,7 @@ def mean_of_files(
         memory, threads, overwrite, hashes, sha256, verify, allow_nonfinite, chunk, kernel,
         restart, recheck,
     )  # fmt: skip
-    run_recipe(recipe, output, Path(), dtype, settings, dry_run, json_)
+    run_recipe(recipe, output, Path(), dtype, settings, dry_run, json_, cluster=cluster)
 
 
 def merge_recipe(
@@ -136,6 +138,7 @@ def merge_recipe(
     kernel: Kernel = "auto",
     restart: Restart = False,
     recheck: Recheck = False,
+    cluster: OnCluster = None,
     outside: Outside = False,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -167,7 +170,7 @@ def merge_recipe(
         memory, threads, overwrite, hashes, sha256, verify, allow_nonfinite, chunk, kernel,
         restart, recheck,
     )  # fmt: skip
-    run_recipe(recipe, output, folder, dtype, settings, dry_run, json_)
+    run_recipe(recipe, output, folder, dtype, settings, dry_run, json_, cluster=cluster)
 
 
 def dtypes_of(values: list[str] | None) -> str | dict[str, str] | None:
@@ -262,6 +265,7 @@ def run_recipe(
     json_: bool,
     form: Form | None = None,
     pipeline: Pipeline | None = None,
+    cluster: str | None = None,
 ) -> None:
     """Run a recipe, or show what it would do.
 
@@ -275,6 +279,7 @@ def run_recipe(
         json_: Print JSON.
         form: In which form the result is written; None: as the recipe says.
         pipeline: What a diffusers folder holds besides weights.
+        cluster: Address of a Ray cluster whose nodes make the tensors; None: this process.
     """
     from stockpot.engine import Pipeline, arranged, in_form, make_plan, merge, open_pool
 
@@ -285,7 +290,11 @@ def run_recipe(
             plan, _ = arranged(make_plan(wanted, sources, dtype), pipeline)
             _show_plan(plan, settings, json_)
         return
-    with stoppable() as stop, shown_progress() as progress:
+    with (
+        crew_of(cluster, threads=settings.threads) as crew,
+        stoppable() as stop,
+        shown_progress() as progress,
+    ):
         result = merge(
             recipe,
             output,
@@ -293,7 +302,7 @@ def run_recipe(
             dtype=dtype,
             form=form,
             pipeline=pipeline,
-            settings=replace(settings, stop=stop),
+            settings=replace(settings, stop=stop, crew=crew),
             metadata=study_metadata(recipe),
             progress=progress,
         )

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stockpot.cli.atelier import refuse_existing, told_warnings
+from stockpot.cli.clustering import OnCluster, crew_of
 from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_json, print_table, safe_text
 from stockpot.errors import Problem, RequestError
 
 if TYPE_CHECKING:
     from stockpot.select import Evidence, Pool, Rule, Selection
-    from stockpot.tune import Exam, LiveExaminer
+    from stockpot.tune import Exam, Examiner, LiveExaminer
 
 __all__ = ["select_of_pool"]
 
@@ -88,6 +90,11 @@ def select_of_pool(
     memory: Annotated[str, typer.Option(help="Ceiling for models, such as 14GiB.")] = "8GiB",
     device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    cluster: OnCluster = None,
+    workers: Annotated[
+        int, typer.Option(help="With --cluster: workers on each node; 0: one, or one for each "
+                          "graphics card.")
+    ] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it will cost, and stop.")
     ] = False,
@@ -105,7 +112,7 @@ def select_of_pool(
     from stockpot.engine import parse_size
     from stockpot.scores import Setting, make_scorer, read_scales
     from stockpot.select import Decisions, Rule, expected_cost, read_decisions, survey_members
-    from stockpot.tune import open_examiner, read_exam
+    from stockpot.tune import CrewExaminer, open_examiner, read_exam
 
     _check(plan, stop_after, margin, repeats, held_out_repeats)
     paths = _pool(output, files, pool, add)
@@ -130,16 +137,25 @@ def select_of_pool(
         if dry_run:
             return
         output.mkdir(parents=True, exist_ok=True)
-        examiner = stack.enter_context(
-            open_examiner(
-                sources,
-                {score: scorer},
-                memory=parse_size(memory),
-                config=config,
-                device=device,
-                dtype=dtype,
-            )
-        )
+        options: dict[str, Any] = {
+            "memory": parse_size(memory), "config": config, "device": device, "dtype": dtype
+        }  # fmt: skip
+        crew = stack.enter_context(
+            crew_of(cluster, threads=max(1, workers), workers=workers,
+                    gpus=device.startswith("cuda"))
+        )  # fmt: skip
+        examiner: Examiner
+        if crew is None:
+            examiner = open_examiner(sources, {score: scorer}, **options)
+        else:
+            # One by one: who draws what, and who is lost, must not show in any picture.
+            opening = partial(
+                open_elsewhere, {name: str(Path(path).absolute()) for name, path in paths.items()},
+                score, _absolute(score_files), known,
+                options | {"config": _absolute(config), "batch": 1},
+            )  # fmt: skip
+            examiner = CrewExaminer(crew, opening, crew.n_workers)
+        stack.enter_context(examiner)
         limits = (most_candidates, None if time_limit is None else 60 * time_limit)
         rule = Rule(margin)
         evidence, found = _run(
@@ -153,6 +169,31 @@ def select_of_pool(
         print_json(json.loads((output / RESULT).read_text(encoding="utf-8")))
     else:
         _print(surveyed, found, output)
+
+
+def open_elsewhere(
+    paths: dict[str, str], score: str, score_files: Path | None, scales: Any,
+    options: dict[str, Any],
+) -> LiveExaminer:  # fmt: skip
+    """Open a selection's examiner where a worker of a cluster runs.
+
+    Args:
+        paths: The pool's files by name.
+        score: The scorer.
+        score_files: Folder of scorers' files.
+        scales: For a weighted sum.
+        options: Of `stockpot.tune.open_examiner`.
+    """
+    from stockpot.recipes import make_recipe
+    from stockpot.scores import Setting, make_scorer
+    from stockpot.tune import open_examiner
+
+    scorer = make_scorer(score, Setting(score_files, options["device"]), scales)
+    return open_examiner(make_recipe("mean(pool)", paths), {score: scorer}, **options)
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()
 
 
 def _check(plan: str, stop_after: str, margin: float, repeats: int, held_out: int) -> None:
@@ -199,7 +240,7 @@ def _tell_pool(pool: Pool) -> None:
 
 
 def _run(
-    output: Path, pool: Pool, exam: Exam, hidden: Exam, examiner: LiveExaminer, score: str,
+    output: Path, pool: Pool, exam: Exam, hidden: Exam, examiner: Examiner, score: str,
     limits: tuple[int | None, float | None], plan: str, rule: Rule, said: Any, stop_after: str,
     core: bool, most: int,
 ) -> tuple[Evidence, Selection]:  # fmt: skip
@@ -225,7 +266,7 @@ def _run(
 
 
 def _write(
-    output: Path, evidence: Evidence, found: Selection, examiner: LiveExaminer, n_pictures: int,
+    output: Path, evidence: Evidence, found: Selection, examiner: Examiner, n_pictures: int,
     asked: dict[str, Any], overwrite: bool,
 ) -> None:  # fmt: skip
     from stockpot.cli.figure_files import write_charts

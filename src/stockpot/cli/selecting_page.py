@@ -28,7 +28,7 @@ from stockpot.select import used_table
 
 if TYPE_CHECKING:
     from stockpot.select import Choice, Decision, Evidence, Pool, Selection, Step
-    from stockpot.tune import LiveExaminer, Verdict
+    from stockpot.tune import Examiner, Verdict
 
 __all__ = ["selection_json", "selection_page", "small_sheets"]
 
@@ -37,7 +37,7 @@ Sheets = Mapping[str, tuple[bytes, ...]]
 
 
 def small_sheets(
-    evidence: Evidence, found: Selection, examiner: LiveExaminer, n: int
+    evidence: Evidence, found: Selection, examiner: Examiner, n: int
 ) -> dict[str, tuple[bytes, ...]]:
     """Draw what the page shows: the first tasks of every candidate of a step.
 

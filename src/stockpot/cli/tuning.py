@@ -8,6 +8,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from stockpot.cli.clustering import ClusterCommand, OnCluster
+from stockpot.cli.tuning_options import SearchOptions, takes_search_options
+
 __all__ = ["app", "tune_recipe"]
 
 
@@ -28,114 +31,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_SPACE = (
-    "How few numbers move the holes: each, depth, groups, or curve:K, a smooth curve of K numbers "
-    "over the UNet."
-)
 
-
-@app.command("run")
+@app.command("run", cls=ClusterCommand)
+@takes_search_options
 def tune_recipe(
     recipe_file: Annotated[
         Path, typer.Argument(metavar="RECIPE", help="A recipe with search(low, high[, step]).")
     ],
-    payloads: Annotated[
-        list[Path], typer.Option(help="Payloads of A1111's API: JSON files or folders. Repeatable.")
-    ],
-    score: Annotated[
-        list[str],
-        typer.Option(metavar="NAME", help="What to maximise; see `stockpot score --list`. "
-                     "Repeated, it gives several objectives and a Pareto front."),
-    ],
-    study: Annotated[
-        str,
-        typer.Option(metavar="FILE", help="Where the study is kept: an SQLite file, "
-                     "journal:FILE, or the address of a database. The same command goes on."),
-    ],
+    options: SearchOptions,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the best candidate's recipe here.")
     ] = None,
     merge: Annotated[
         Path | None, typer.Option("--merge", help="Merge the best candidate into this file.")
     ] = None,
-    space: Annotated[str, typer.Option(help=_SPACE)] = "each",
-    group: Annotated[
-        list[str] | None,
-        typer.Option(help="Holes that share a number, such as 'IN0*,M00'. Repeatable."),
-    ] = None,
-    freeze: Annotated[
-        list[str] | None, typer.Option(help="Holes that stay, such as 'OUT*=0.5'. Repeatable.")
-    ] = None,
-    refine: Annotated[
-        str | None,
-        typer.Option(metavar="SPACE", help="Then go on from the best in this finer space."),
-    ] = None,
-    radius: Annotated[
-        float, typer.Option(help="How far --refine goes, as a part of each hole's range.")
-    ] = 0.25,
-    optimiser: Annotated[str, typer.Option(help="auto, gp, tpe, cmaes, qmc or random.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of the search and of what is held out.")] = 0,
-    trials: Annotated[
-        int, typer.Option(help="Candidates to try, over all calls; baselines come on top. With "
-                          "--refine as many again.")
-    ] = 100,
-    patience: Annotated[
-        int | None, typer.Option(help="Stop after so many candidates without a better one.")
-    ] = None,
-    hours: Annotated[float | None, typer.Option(help="Stop the search after so long.")] = None,
-    images: Annotated[
-        int | None, typer.Option(help="Pictures that the search may draw, over all calls.")
-    ] = None,
-    tally: Annotated[
-        str, typer.Option(help="How the scores of all pictures become one number.")
-    ] = "arithmetic",
-    stop: Annotated[
-        float, typer.Option(help="Stop a candidate when Wilcoxon's test says with this p that it "
-                            "is worse than the best; 0 draws all.")
-    ] = 0.1,
-    record: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Keep these scores too. Repeatable.")
-    ] = None,
-    near_uniform: Annotated[
-        bool, typer.Option("--near-uniform", help="A further objective: stay near the uniform mix.")
-    ] = False,
-    known: Annotated[
-        list[Path] | None,
-        typer.Option(help="A recipe of the same pool that was found good: one more baseline."),
-    ] = None,
-    held_out: Annotated[
-        list[Path] | None,
-        typer.Option(help="Payloads for the verdict; by default the same with fresh seeds."),
-    ] = None,
-    finalists: Annotated[int, typer.Option(help="How many of the best are held out.")] = 3,
-    held_repeats: Annotated[int, typer.Option(help="Held-out pictures a payload's picture.")] = 1,
-    repeats: Annotated[int, typer.Option(help="Pictures a payload's picture in the search.")] = 1,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps, not the payloads'.")] = None,
-    size: Annotated[str | None, typer.Option(help="Such as 512x512, not the payloads'.")] = None,
-    hires: Annotated[bool, typer.Option("--hires/--no-hires", help="Second passes.")] = True,
-    pictures: Annotated[
-        bool, typer.Option("--pictures", help="Keep every picture in the study.")
-    ] = False,
-    workers: Annotated[int, typer.Option(help="Processes on this machine.")] = 1,
-    batch: Annotated[
-        int, typer.Option(help="Pictures drawn at once. Above 1, a study that was killed may go "
-                          "on a hair differently than one that was not.")
-    ] = 1,
-    memory: Annotated[
-        str | None, typer.Option(help="Ceiling for painter, merging and pool, such as 8GiB.")
-    ] = None,
-    threads: Annotated[int, typer.Option(help="For merging; 0 means one a core.")] = 0,
-    device: Annotated[str, typer.Option(help="Where to draw and score, such as cuda.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="What to draw in.")] = "float32",
-    vae: Annotated[Path | None, typer.Option(help="Draw every candidate with this VAE.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Folder that describes the models.")] = None,
-    te: Annotated[Path | None, typer.Option(help="The same for text encoders.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Folder of CLIP's tokenizer.")] = None,
-    files: Annotated[Path | None, typer.Option(help="Folder of scorers' files.")] = None,
-    scales: Annotated[Path | None, typer.Option(help="Scales for a weighted sum.")] = None,
-    wildcards: Annotated[
-        Path | None, typer.Option(help="Folder of lists for __name__ in prompts.")
-    ] = None,
+    cluster: OnCluster = None,
     outside: Annotated[bool, typer.Option("--outside", help="Paths may leave the folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -143,11 +53,6 @@ def tune_recipe(
     """Search for the numbers of a recipe's holes, and judge what was found on held-out pictures."""
     from stockpot.cli.tuning_run import Wishes, run_study
 
-    if min(trials, finalists, held_repeats, repeats, workers, batch) < 1:
-        raise typer.BadParameter("counts must be 1 or more")
-    if not 0 <= stop < 1:
-        raise typer.BadParameter("--stop must be 0 or more and below 1")
-    if not 0 < radius <= 1:
-        raise typer.BadParameter("--radius must be above 0 and at most 1")
-    options = dict(locals())
-    run_study(Wishes(**{name: options[name] for name in Wishes.__dataclass_fields__}))
+    run_study(Wishes(**vars(options), recipe_file=recipe_file, output=output, merge=merge,
+                     cluster=cluster, outside=outside, overwrite=overwrite,
+                     json_=json_))  # fmt: skip

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from stockpot.tune import Effect, StudyStore
 
-__all__ = ["study_page", "write_study_page"]
+__all__ = ["held_out_gallery", "standings_table", "study_page", "write_study_page"]
 
 _MOST_PICTURES = 8
 
@@ -73,8 +73,8 @@ def study_page(store: StudyStore, view: StudyView) -> tuple[Page, dict[str, Char
     effects = _effects(view)
     sections: list[Section] = []
     if result:
-        sections.append(_standings(result))
-        gallery = _gallery(store, result)
+        sections.append(standings_table(result))
+        gallery = held_out_gallery(store, result)
         if gallery is not None:
             sections.append(gallery)
     curve = _convergence(view)
@@ -143,7 +143,8 @@ def _convergence(view: StudyView) -> Curve | None:
         if trial.user_attrs.get("baseline"):
             lines.append((trial.user_attrs["baseline"], [trial.values[0]] * len(places)))
     objective = view.settings.get("objectives", ["score"])[0]
-    return Curve("Convergence", places, lines, axis="candidate", unit=objective)
+    return Curve("Convergence", places, lines, axis="candidate", unit=objective,
+                 dots=frozenset({"each candidate"}), from_zero=False)  # fmt: skip
 
 
 def _front(view: StudyView) -> Curve | None:
@@ -157,7 +158,7 @@ def _front(view: StudyView) -> Curve | None:
         return None
     names = [str(t.user_attrs.get("baseline") or f"trial {t.number}") for t in front]
     lines = [(name, [t.values[i] for t in front]) for i, name in enumerate(objectives)]
-    return Curve("Pareto front", names, lines, axis="candidate", unit="score")
+    return Curve("Pareto front", names, lines, axis="candidate", unit="score", from_zero=False)
 
 
 def _effects(view: StudyView) -> tuple[Effect, ...]:
@@ -184,7 +185,8 @@ def _effects(view: StudyView) -> tuple[Effect, ...]:
 def _effect_curve(effects: Sequence[Effect]) -> Curve:
     band = Band("95 % interval", [e.low for e in effects], [e.high for e in effects])
     lines = [("effect", [e.effect for e in effects]), ("none", [0.0] * len(effects))]
-    return Curve("Effects", [e.name for e in effects], lines, [band], "hole", "score")
+    return Curve("Effects", [e.name for e in effects], lines, [band], "hole", "score",
+                 dots=frozenset({"effect"}))  # fmt: skip
 
 
 def _effect_table(effects: Sequence[Effect]) -> Table:
@@ -202,8 +204,17 @@ def _effect_table(effects: Sequence[Effect]) -> Table:
                  numeric=frozenset({1, 2, 3}), sortable=True)  # fmt: skip
 
 
-def _standings(result: dict[str, Any]) -> Table:
+def standings_table(result: dict[str, Any]) -> Table:
+    """The table of all candidates that were held out.
+
+    Args:
+        result: Of `stockpot.tune.result_json`.
+    """
     rows = []
+    wider = ""
+    if result["level"] > 0.95:
+        wider = (" Intervals of searched candidates are wider than 95 %, since the best of "
+                 "several is picked.")  # fmt: skip
     for one in result["standings"]:
         verdict = one["verdict"] or {}
         held = one["held_out"]
@@ -225,17 +236,22 @@ def _standings(result: dict[str, Any]) -> Table:
             )
         )
     return Table(
-        f"Held out: {result['scorer']} on {len(result['tasks'])} pictures with fresh seeds",
+        f"Held out: {result['scorer']} on {len(result['tasks'])} pictures",
         ["candidate", "held out", "in the search", "against the uniform mix", "interval",
          "better", "guard"],
         rows,
-        "Differences are paired by picture. Intervals of searched candidates are wider than 95 %, "
-        "since the best of several is picked.",
+        "The search has not seen them. Differences are paired by picture." + wider,
         numeric=frozenset({1, 2, 3}), wrapped=frozenset({6}),
     )  # fmt: skip
 
 
-def _gallery(store: StudyStore, result: dict[str, Any]) -> Gallery | None:
+def held_out_gallery(store: StudyStore, result: dict[str, Any]) -> Gallery | None:
+    """Pictures of the held-out exam, a row a candidate; None where none were kept.
+
+    Args:
+        store: Where they are.
+        result: Of `stockpot.tune.result_json`.
+    """
     tasks = result["tasks"][:_MOST_PICTURES]
     rows = []
     for one in result["standings"]:
@@ -262,7 +278,7 @@ def _cost(view: StudyView) -> Table:
         ("candidates that failed", f"{view.count('FAIL')}"),
     ]
     return Table("Cost", ["what", "how much"], [TableRow(row) for row in rows],
-                 numeric=frozenset({1}))  # fmt: skip
+                 numeric=frozenset({1}), wrapped=frozenset({0}))  # fmt: skip
 
 
 def _open_questions(view: StudyView, effects: Sequence[Effect]) -> list[str]:
@@ -273,15 +289,15 @@ def _open_questions(view: StudyView, effects: Sequence[Effect]) -> list[str]:
     else:
         for name, verdict in result["against"].items():
             if verdict["better"] == "cannot tell":
-                told.append(
-                    f"Whether the best of the search is better than {name}: {verdict['text']}"
-                )
+                numbers = verdict["text"].partition(" cannot tell ")[2]
+                told.append(f"Whether the best of the search is better than {name} {numbers}.")
         for name, text in result["failures"].items():
             told.append(f"{name} could not be drawn on the held-out exam: {text}")
     unsure = [effect.name for effect in effects if not effect.sure]
     if unsure:
+        which = f" ({', '.join(unsure)})" if len(unsure) < len(effects) else ""
         told.append(f"The effect of {len(unsure)} of {len(effects)} numbers: their intervals "
-                    f"include 0 ({', '.join(unsure)}).")  # fmt: skip
+                    f"include 0{which}.")  # fmt: skip
     if not effects:
         told.append("The effect of any single number: too few candidates, or all baselines.")
     n_stopped = view.count("PRUNED")

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
@@ -21,6 +17,9 @@ import typer
 
 from stockpot.cli.output import note
 from stockpot.cli.recipe_files import TUNED, find_layout, read_any, study_metadata, write_text
+from stockpot.cli.tuning_crew import draw_on_cluster, with_absolute_paths
+from stockpot.cli.tuning_options import SearchOptions
+from stockpot.cli.tuning_processes import further_processes, is_further_process
 from stockpot.errors import OutputExistsError, ScorerError, StudyError
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from stockpot.recipes import Recipe
     from stockpot.tune import (
         Baseline,
+        BaselineMaker,
         Candidate,
         Exam,
         Examiner,
@@ -36,61 +36,23 @@ if TYPE_CHECKING:
         Search,
         Space,
         StudyStore,
+        Task,
     )
 
-__all__ = ["Wishes", "run_study", "space_of", "tuned_recipe"]
+__all__ = [
+    "Wishes", "examiner_of", "exams_of", "identity_of", "known_recipes", "open_wished",
+    "run_study", "say_held_out", "search_stage", "space_of", "stages_of", "tuned_recipe",
+]  # fmt: skip
 
-#: Set for the further processes of one command: who started them.
-_PARENT = "STOCKPOT_TUNE_PARENT"
 
-
-@dataclass(frozen=True)
-class Wishes:
+@dataclass(frozen=True, kw_only=True)
+class Wishes(SearchOptions):
     """The options of `stockpot tune run`; see there."""
 
     recipe_file: Path
-    payloads: list[Path]
-    score: list[str]
-    study: str
     output: Path | None
     merge: Path | None
-    space: str
-    group: list[str] | None
-    freeze: list[str] | None
-    refine: str | None
-    radius: float
-    optimiser: str
-    seed: int
-    trials: int
-    patience: int | None
-    hours: float | None
-    images: int | None
-    tally: str
-    stop: float
-    record: list[str] | None
-    near_uniform: bool
-    known: list[Path] | None
-    held_out: list[Path] | None
-    finalists: int
-    held_repeats: int
-    repeats: int
-    steps: int | None
-    size: str | None
-    hires: bool
-    pictures: bool
-    workers: int
-    batch: int
-    memory: str | None
-    threads: int
-    device: str
-    dtype: str
-    vae: Path | None
-    te: Path | None
-    tokenizer: Path | None
-    config: Path | None
-    files: Path | None
-    scales: Path | None
-    wildcards: Path | None
+    cluster: str | None
     outside: bool
     overwrite: bool
     json_: bool
@@ -105,6 +67,7 @@ def run_study(wishes: Wishes) -> None:
     from stockpot.tune import check_tally
 
     check_tally(wishes.tally)
+    _memory(wishes)
     for output in (wishes.output, wishes.merge):
         if output is not None and output.exists() and not wishes.overwrite:
             raise OutputExistsError(f"{output} is there already; use another name, or --overwrite")
@@ -117,35 +80,72 @@ def run_study(wishes: Wishes) -> None:
 
 def _run(wishes: Wishes) -> None:
     from stockpot.cli.tuning_view import print_result
-    from stockpot.tune import hold_out, judge, open_store, result_json
+    from stockpot.tune import CallableExaminer, hold_out, judge, open_store, result_json
 
-    is_child = _PARENT in os.environ
+    is_child = is_further_process()
     recipe, layout = tuned_recipe(wishes.recipe_file, outside=wishes.outside)
-    exam, held = _exams(wishes)
+    exam, other = exams_of(wishes)
+    held = other.held_out(wishes.seed, repeats=wishes.held_repeats, avoid=exam)
+    folder = wishes.recipe_file.parent
+    elsewhere = wishes.cluster is not None
+    if wishes.cluster is not None:
+        opening = partial(open_wished, with_absolute_paths(wishes), recipe.to_yaml(),
+                          folder.absolute())  # fmt: skip
+        hand = partial(_one_more_hand, wishes, recipe, layout, exam, held)
+        draw_on_cluster(wishes.cluster, wishes.workers, wishes.device, opening, hand)
     with ExitStack() as stack:
-        if is_child:
-            _die_with_parent()
         store = stack.enter_context(open_store(wishes.study))
-        examiner = stack.enter_context(_examiner(wishes, recipe))
-        stages = _stages(wishes, store, recipe, layout, exam, stack)
-        first = next(stages)
-        children = [] if is_child else stack.enter_context(_children(wishes.workers - 1))
-        done = [_search(first, examiner, is_child)]
+        # What is there after a cluster did it needs no examiner to be read.
+        examiner = (
+            CallableExaminer(_refuse)
+            if elsewhere
+            else stack.enter_context(examiner_of(wishes, recipe, folder))
+        )
+        stages = stages_of(wishes, store, recipe, layout, exam, folder)
+        first = stack.enter_context(next(stages))
+        alone = is_child or elsewhere
+        children = [] if alone else stack.enter_context(further_processes(wishes.workers - 1))
+        done = [search_stage(first, examiner, is_child)]
         for stage in stages:
-            done.append(_search(stage, examiner, is_child))
-        shown = None if is_child else _say_held_out
+            done.append(search_stage(stack.enter_context(stage), examiner, is_child))
+        shown = None if is_child else say_held_out
         failures = hold_out(done, examiner, held, wishes.finalists, shown)
         result = judge(done, held, wishes.finalists, failures)
         if is_child:
             return
         for child in children:
             child.wait()
-        store.book.put_note("result", json.dumps(result_json(result)))
+        store.book.put_note(store.note_key("result"), json.dumps(result_json(result)))
         _write(wishes, recipe, store, result)
         print_result(store, result, wishes.json_)
 
 
-def _say_held_out(name: str) -> None:
+def _one_more_hand(
+    wishes: Wishes, recipe: Recipe, layout: Layout, exam: Exam, held: Exam, examiner: Examiner
+) -> None:
+    """Draw what a study has left to draw, as a further process of the command does."""
+    from stockpot.tune import hold_out, open_store
+
+    folder = wishes.recipe_file.parent
+    with ExitStack() as stack:
+        store = stack.enter_context(open_store(wishes.study))
+        done = [
+            search_stage(stack.enter_context(stage), examiner, False, last=False)
+            for stage in stages_of(wishes, store, recipe, layout, exam, folder)
+        ]
+        hold_out(done, examiner, held, wishes.finalists, say_held_out)
+
+
+def _refuse(recipe: Recipe, task: Task) -> float:
+    raise AssertionError(f"{task.name}: the workers have left this one undone")
+
+
+def say_held_out(name: str) -> None:
+    """Say what is drawn for the verdict.
+
+    Args:
+        name: Of the candidate.
+    """
     note(f"held out: {name}")
 
 
@@ -207,7 +207,12 @@ def _matching(pattern: str, holes: tuple[Hole, ...], text: str) -> list[str]:
     return names
 
 
-def _exams(wishes: Wishes) -> tuple[Exam, Exam]:
+def exams_of(wishes: SearchOptions) -> tuple[Exam, Exam]:
+    """Read the exam of a search, and what others are held out from.
+
+    Args:
+        wishes: The options.
+    """
     from stockpot.draw import read_wildcards
     from stockpot.tune import read_exam
 
@@ -223,7 +228,7 @@ def _exams(wishes: Wishes) -> tuple[Exam, Exam]:
     for problem in dict.fromkeys(map(str, exam.notes)):
         note(f"note: {problem}")
     other = exam if wishes.held_out is None else read(wishes.held_out, 1)
-    return exam, other.held_out(wishes.seed, repeats=wishes.held_repeats, avoid=exam)
+    return exam, other
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -235,16 +240,18 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-@contextmanager
-def _examiner(wishes: Wishes, recipe: Recipe) -> Iterator[Examiner]:
-    from stockpot.engine import parse_size
+def examiner_of(wishes: SearchOptions, recipe: Recipe, folder: Path) -> Examiner:
+    """Open what draws and scores.
+
+    Args:
+        wishes: The options.
+        recipe: Whose pool is mixed.
+        folder: Where its paths start.
+    """
     from stockpot.scores import Setting, make_scorer, read_scales
     from stockpot.tune import open_examiner
 
-    try:
-        n_bytes = None if wishes.memory is None else parse_size(wishes.memory)
-    except ValueError as error:
-        raise typer.BadParameter(f"--memory: {error}") from error
+    n_bytes = _memory(wishes)
     setting = Setting(wishes.files, wishes.device)
     known = read_scales(wishes.scales) if wishes.scales is not None else None
     scorers = {n: make_scorer(n, setting, known) for n in _scorers(wishes)}
@@ -254,35 +261,69 @@ def _examiner(wishes: Wishes, recipe: Recipe) -> Iterator[Examiner]:
                 f"{name}: it compares pictures with each other, so its scores of one candidate say "
                 "nothing about another; use it with `stockpot score`"
             )
-    with open_examiner(
-        recipe, scorers, folder=wishes.recipe_file.parent, memory=n_bytes,
+    return open_examiner(
+        recipe, scorers, folder=folder, memory=n_bytes,
         threads=wishes.threads, batch=wishes.batch, vae=wishes.vae, te=wishes.te,
         config=wishes.config, device=wishes.device, dtype=wishes.dtype,
         tokenizer=wishes.tokenizer,
-    ) as examiner:  # fmt: skip
-        yield examiner
+    )  # fmt: skip
 
 
-def _scorers(wishes: Wishes) -> tuple[str, ...]:
+def open_wished(wishes: SearchOptions, recipe_text: str, folder: Path) -> Examiner:
+    """Open what draws and scores where a worker of a cluster runs.
+
+    Args:
+        wishes: The options.
+        recipe_text: Whose pool is mixed.
+        folder: Where its paths start.
+    """
+    from stockpot.recipes import parse_recipe
+
+    return examiner_of(wishes, parse_recipe(recipe_text), folder)
+
+
+def _memory(wishes: SearchOptions) -> int | None:
+    from stockpot.engine import parse_size
+
+    try:
+        return None if wishes.memory is None else parse_size(wishes.memory)
+    except ValueError as error:
+        raise typer.BadParameter(f"--memory: {error}") from error
+
+
+def _scorers(wishes: SearchOptions) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*wishes.score, *(wishes.record or [])]))
 
 
-def _stages(
-    wishes: Wishes,
+def stages_of(
+    wishes: SearchOptions,
     store: StudyStore,
     recipe: Recipe,
     layout: Layout,
     exam: Exam,
-    stack: ExitStack,
+    folder: Path,
+    *,
+    seed: int | None = None,
+    baselines: BaselineMaker | None = None,
 ) -> Iterator[Search]:
-    """One search, and with --refine another one around its best."""
+    """Begin one search, and with --refine, when that has ended, another one around its best.
+
+    Args:
+        wishes: The options.
+        store: Where the study is kept.
+        recipe: With holes.
+        layout: Of the pool.
+        exam: What candidates draw.
+        folder: Where the recipe's paths start.
+        seed: Of the optimiser; by default what the options say.
+        baselines: What gives them; by default `make_baselines`, and what is known.
+    """
     from stockpot.tune import (
         NEAR,
         Baseline,
         Limits,
         Search,
         SearchSettings,
-        StudyStore,
         fill_holes,
         find_holes,
         make_baselines,
@@ -293,25 +334,26 @@ def _stages(
 
     holes = find_holes(recipe)
     if not holes:
-        raise StudyError(f"{wishes.recipe_file}: the recipe has nothing to tune; write "
-                         "search(0, 1) in the place of a number")  # fmt: skip
+        raise StudyError("the recipe has nothing to tune; write search(0, 1) in the place of a "
+                         "number")  # fmt: skip
     space = space_of(holes, recipe, layout, wishes.space, wishes.group, wishes.freeze)
     sums = sums_of_models(recipe, holes, layout)
     objectives = (*dict.fromkeys(wishes.score), *([NEAR] if wishes.near_uniform else []))
     settings = SearchSettings(
-        objectives, _scorers(wishes), wishes.tally, wishes.optimiser, wishes.seed, wishes.space,
-        wishes.stop or None,
+        objectives, _scorers(wishes), wishes.tally, wishes.optimiser,
+        wishes.seed if seed is None else seed, wishes.space, wishes.stop or None,
     )  # fmt: skip
     limits = Limits(wishes.trials, wishes.patience, wishes.images,
                     None if wishes.hours is None else wishes.hours * 3600)  # fmt: skip
-    baselines = make_baselines(recipe, holes, layout, sums=sums, fixed=space.fixed)
-    baselines += _known(wishes.known or [], recipe, holes)
+    if baselines is None:
+        made = make_baselines(recipe, holes, layout, sums=sums, fixed=space.fixed)
+        made += known_recipes(wishes.known or [], recipe)
+    else:
+        made = baselines(recipe, holes, layout, sums=sums, fixed=space.fixed)
     nearness = nearness_to_uniform(recipe, layout) if wishes.near_uniform else None
     search = partial(Search, recipe=recipe, exam=exam, limits=limits, nearness=nearness,
-                     pool=_identity(recipe, wishes.recipe_file.parent),
-                     keep_pictures=wishes.pictures)  # fmt: skip
-    first = search(store, space=space, settings=settings, baselines=baselines)
-    yield stack.enter_context(first)
+                     pool=identity_of(recipe, folder), keep_pictures=wishes.pictures)  # fmt: skip
+    yield search(store, space=space, settings=settings, baselines=made)
     if wishes.refine is None:
         return
     values = _best_values(store)
@@ -319,16 +361,14 @@ def _stages(
                       radius=wishes.radius)  # fmt: skip
     start = fine.fill(fine.start)
     begin = Baseline("coarse best", fill_holes(recipe, start), start)
-    second = StudyStore(store.where, store.trials, store.book, f"{store.name} fine")
-    yield stack.enter_context(
-        search(second, space=fine, settings=replace(settings, space=wishes.refine),
-               baselines=[begin])
-    )  # fmt: skip
+    yield search(store.named(f"{store.name} fine"), space=fine,
+                 settings=replace(settings, space=wishes.refine), baselines=[begin])  # fmt: skip
 
 
 def _best_values(store: StudyStore) -> dict[str, Fraction]:
     """The values of the best of a stage. The first worker to look decides, for all of them."""
-    text = store.book.note("refined around")
+    key = store.note_key("refined around")
+    text = store.book.note(key)
     if text is None:
         found = [t for t in store.all_trials() if t.state.name == "COMPLETE"
                  and t.user_attrs.get("values") and not t.user_attrs.get("imported")]  # fmt: skip
@@ -336,11 +376,17 @@ def _best_values(store: StudyStore) -> dict[str, Fraction]:
             raise StudyError(f"{store.where}: nothing was found that could be refined")
         best = max(found, key=lambda trial: (trial.values[0], -trial.number))
         text = json.dumps(best.user_attrs["values"])
-        store.book.put_note("refined around", text)
+        store.book.put_note(key, text)
     return {name: Fraction(value) for name, value in json.loads(text).items()}
 
 
-def _known(paths: list[Path], recipe: Recipe, holes: tuple[Hole, ...]) -> tuple[Baseline, ...]:
+def known_recipes(paths: list[Path], recipe: Recipe) -> tuple[Baseline, ...]:
+    """Read recipes that somebody found good.
+
+    Args:
+        paths: Recipes over names of the pool.
+        recipe: What is searched.
+    """
     from stockpot.recipes import name_of_file
     from stockpot.tune import Baseline, read_values
 
@@ -360,8 +406,13 @@ def _known(paths: list[Path], recipe: Recipe, holes: tuple[Hole, ...]) -> tuple[
     return tuple(found)
 
 
-def _identity(recipe: Recipe, folder: Path) -> str:
-    """What tells the pool's files from others of the same names: sizes and times of change."""
+def identity_of(recipe: Recipe, folder: Path) -> str:
+    """What tells the pool's files from others of the same names: sizes and times of change.
+
+    Args:
+        recipe: Whose pool it is.
+        folder: Where its paths start.
+    """
     told = []
     for name, entry in sorted(recipe.pool.items()):
         path = folder / entry.file
@@ -375,7 +426,15 @@ def _identity(recipe: Recipe, folder: Path) -> str:
     return "\n".join(told)
 
 
-def _search(search: Search, examiner: Examiner, quiet: bool) -> Search:
+def search_stage(search: Search, examiner: Examiner, quiet: bool, last: bool = True) -> Search:
+    """Run a search to its end, and say how it goes.
+
+    Args:
+        search: What to run.
+        examiner: Draws and scores.
+        quiet: Whether to say nothing.
+        last: Whether nobody else says that it has ended.
+    """
     from stockpot.tune import run_search
 
     start = time.monotonic()
@@ -391,38 +450,9 @@ def _search(search: Search, examiner: Examiner, quiet: bool) -> Search:
              f"{time.monotonic() - start:.0f} s")  # fmt: skip
 
     run_search(search, examiner, None if quiet else told)
-    if not quiet:
+    if not quiet and last:
         note(f"the search has ended: {search.why_done}")
     return search
-
-
-@contextmanager
-def _children(n: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Further processes that run the same command on the same study."""
-    environment = {**os.environ, _PARENT: str(os.getpid())}
-    command = [sys.executable, "-m", "stockpot", *sys.argv[1:]]
-    children = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(n)
-    ]
-    try:
-        yield children
-    finally:
-        for child in children:
-            if child.poll() is None:
-                child.terminate()
-                child.wait()
-
-
-def _die_with_parent() -> None:
-    """End this process when the one that started it is gone, however that went."""
-    parent = int(os.environ[_PARENT])
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write(wishes: Wishes, recipe: Recipe, store: StudyStore, result: Result) -> None:

@@ -20,10 +20,15 @@ def show_status(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON, with every trial.")] = False,
 ) -> None:
     """Show where a study stands; it may be running."""
+    from stockpot.cli.tuning_tree_view import print_trees
     from stockpot.cli.tuning_view import print_status, read_study, status_json
-    from stockpot.tune import open_store
+    from stockpot.tune import open_store, trees_in
 
     with open_store(study, create=False) as store:
+        names = trees_in(store)
+        if names:
+            print_trees(store, names, json_)
+            return
         view = read_study(store)
     if json_:
         print_json(status_json(view))
@@ -42,12 +47,14 @@ def write_report(
     if any(find_spec(name) is None for name in ("jinja2", "matplotlib", "plotly")):
         raise MissingExtraError("reports", "compare")
     from stockpot.cli.tuning_page import write_study_page
-    from stockpot.tune import open_store
+    from stockpot.cli.tuning_tree_page import write_tree_page
+    from stockpot.tune import open_store, trees_in
 
     if (output / "tuning.html").exists() and not overwrite:
         raise OutputExistsError(f"{output / 'tuning.html'} is there already; use --overwrite")
     with open_store(study, create=False) as store:
-        page = write_study_page(store, output, overwrite=overwrite)
+        write = write_tree_page if trees_in(store) else write_study_page
+        page = write(store, output, overwrite=overwrite)
     typer.echo(safe_text(f"see {page}"))
 
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from stockpot.tune import Result, StudyStore, Verdict
 
-__all__ = ["StudyView", "print_result", "print_status", "read_study", "status_json"]
+__all__ = [
+    "StudyView", "against_text", "print_result", "print_status", "read_study", "status_json",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,13 @@ def read_study(store: StudyStore) -> StudyView:
     Args:
         store: The study.
     """
-    from stockpot.errors import StudyError
-    from stockpot.tune import StudyStore
-
     stages = [tuple(store.all_trials())]
-    try:
-        fine = StudyStore(store.where, store.trials, store.book, f"{store.name} fine")
+    fine = store.named(f"{store.name} fine")
+    if fine.is_there():
         stages.append(tuple(fine.all_trials()))
-    except StudyError:
-        pass
-    marks = store.book.marks()
+    own = {trial.user_attrs.get("candidate") for trials in stages for trial in trials}
+    # A file with several studies has marks of others too.
+    marks = [mark for mark in store.book.marks() if mark.candidate in own]
     return StudyView(
         store.settings() or {}, tuple(stages), len(marks),
         sum(mark.elapsed_s for mark in marks), store.result(),
@@ -192,6 +191,20 @@ def print_result(store: StudyStore, result: Result, json_: bool) -> None:
 def _against(verdict: Verdict | None) -> str:
     if verdict is None:
         return ""
+    return against_text(verdict.better, verdict.difference, verdict.low, verdict.high)
+
+
+def against_text(better: str, difference: float, low: float | None, high: float | None) -> str:
+    """Write a verdict as short as a cell of a table wants it.
+
+    Args:
+        better: ``yes``, ``no`` or ``cannot tell``.
+        difference: Mean difference.
+        low: Of its interval; None where there is no interval.
+        high: The same.
+    """
     # Without what rounding leaves of a zero: -0.0000 looks like something.
-    low, high, mean = (round(x, 4) + 0.0 for x in (verdict.low, verdict.high, verdict.difference))
-    return f"{verdict.better} ({mean:+.4f}, {low:+.4f} to {high:+.4f})"
+    told = f"{round(difference, 4) + 0.0:+.4f}"
+    if low is not None and high is not None:
+        told += ", " + " to ".join(f"{round(x, 4) + 0.0:+.4f}" for x in (low, high))
+    return f"{better} ({told})"

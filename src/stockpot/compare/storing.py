@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 
 from stockpot.checkpoints import DTYPES, FileSink, Source, TensorInfo, open_checkpoint
 from stockpot.compare.comparison import (
@@ -51,6 +52,7 @@ def save_comparison(
     Raises:
         OutputExistsError: The file is there.
         OutputError: It cannot be written.
+        VerificationError: The disk does not hold what was written.
     """
     path = Path(path)
     arrays: dict[str, Doubles] = {}
@@ -61,11 +63,13 @@ def save_comparison(
         arrays[f"g{number:04}.rows"] = np.array([gram.cross, group.rounding, group.kurtosis])
     infos = {key: TensorInfo(key, DTYPES["F64"], array.shape) for key, array in arrays.items()}
     metadata = {_KEY: json.dumps(_described(comparison, path.parent), ensure_ascii=False)}
-    sink = FileSink(path, infos, metadata, overwrite=overwrite, verify=False)
+    sink = FileSink(path, infos, metadata, overwrite=overwrite)
     try:
         for key, array in arrays.items():
-            sink.write(key, 0, np.ascontiguousarray(array, "<f8").data.cast("B"))
-            sink.tensor_done(key, None)
+            data = np.ascontiguousarray(array, "<f8").data.cast("B")
+            sink.write(key, 0, data)
+            # With its hash each is read back from the disk before the file gets its name.
+            sink.tensor_done(key, blake3(data).hexdigest())
         sink.commit(metadata)
     except BaseException:
         sink.abort()

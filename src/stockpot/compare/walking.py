@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from blake3 import blake3
 
-from stockpot.checkpoints import Source, TensorInfo, content_hash
+from stockpot.checkpoints import Source, Stamps, content_hash
 from stockpot.compare.comparison import (
     Comparison,
     Counts,
@@ -31,39 +30,24 @@ from stockpot.compare.comparison import (
     Place,
 )
 from stockpot.compare.keeping import Kept, open_kept
-from stockpot.compare.sampling import Sample
+from stockpot.compare.posting import job_of, open_comparison
+from stockpot.compare.summing import AHEAD, By, Cut, Found, Summer, take_memory
 from stockpot.compare.units import Survey, Unit, survey_pool
 from stockpot.engine import (
     DEFAULT_MEMORY,
+    Ask,
+    Crew,
     Meter,
+    Opening,
     ProgressCallback,
     Stop,
     give_back_memory,
-    size_text,
 )
-from stockpot.errors import CheckpointError, MemoryBudgetError, StoppedError, UnknownNameError
-from stockpot.methods import (
-    BLOCK_ELEMENTS,
-    HAS_COMPILED_KERNEL,
-    Feed,
-    Gram,
-    GramAccumulator,
-    Row,
-    is_finite,
-    one_blas_thread,
-    widen,
-)
+from stockpot.errors import CheckpointError, ClusterError, StoppedError, UnknownNameError
+from stockpot.methods import Gram, one_blas_thread
 
 __all__ = ["compare"]
 
-By = Literal["component", "block", "tensor"]
-
-_FIXED_BYTES = 48 << 20  # headers, hash states, thread stacks, the matrix library's own room
-_TABLE_BYTES = 1500  # what header, survey and hashes keep of one tensor of one model
-_MOST_BLOCKS = 128  # read at once from one file: 4 MiB of fp16, as many files take turns
-_MOST_RAW_BYTES = 128 << 20  # of all files together, in one thread
-_SAMPLED_EVERY = 32  # one block of so many is looked at for rounding and kurtosis
-_AHEAD = 64  # results that may wait for their turn
 _SAVED_EVERY_S = 10.0
 
 
@@ -79,6 +63,7 @@ def compare(
     restart: bool = False,
     stop: Stop | None = None,
     tell: Callable[[str], None] | None = None,
+    crew: Crew | None = None,
 ) -> Comparison:
     """Read every file once, and keep all inner products of the models.
 
@@ -101,6 +86,7 @@ def compare(
         restart: Throw away what a stopped walk left there.
         stop: Ends the walk early, with what is done kept.
         tell: Is told sentences that people want to know at once.
+        crew: Who reads and sums; None: threads of this process. The sums are the same, bit by bit.
 
     Returns:
         The inner products, with what was compared and what was not.
@@ -110,6 +96,7 @@ def compare(
         UnfinishedError: A stopped walk left sums of something else in the journal.
         OutputError: The journal cannot be written, or another process writes it.
         StoppedError: `stop` asked for it.
+        ClusterError: `crew` has no workers, or they do not see the files.
         MemoryBudgetError: The pool needs more memory than allowed.
         UnknownNameError: The base is not in the pool.
         ValueError: The pool is empty, or `by` is no such word.
@@ -122,7 +109,7 @@ def compare(
         raise UnknownNameError("base", base, sources)
     survey = survey_pool(sources)
     base_index = None if base is None else list(sources).index(base)
-    cut = _take_memory(survey, len(sources), by, memory, threads or os.cpu_count() or 1)
+    cut = take_memory(survey, len(sources), by, memory, threads or os.cpu_count() or 1)
     run = _Run(list(sources.values()), survey, base_index, by, cut, stop or Stop())
     with ExitStack() as stack:
         kept = None if journal is None else open_kept(Path(journal), sources, base, by, restart)
@@ -135,6 +122,8 @@ def compare(
                     f"{len(survey.units)} tensors are done"
                 )
         stack.enter_context(one_blas_thread())
+        if crew is not None:
+            run.give_to(crew, partial(open_comparison, job_of(sources, base, by, memory, threads)))
         run.walk(Meter("comparing", run.n_bytes_left, progress))
     return Comparison(
         models=tuple(
@@ -150,31 +139,6 @@ def compare(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    threads: int
-    n_blocks: int
-
-
-def _take_memory(survey: Survey, n: int, by: By, memory: int, threads: int) -> _Cut:
-    itemsize = max((info.dtype.itemsize for unit in survey.units for _, _, info in unit.members),
-                   default=2)  # fmt: skip
-    matrices = 16 * n * n
-    n_groups = len({(unit.place(by), unit.indices) for unit in survey.units})
-    fixed = _FIXED_BYTES + _TABLE_BYTES * survey.n_tensors + matrices * (n_groups + _AHEAD)
-    blocks = 4 * 8 * n * BLOCK_ELEMENTS  # widened, differences, a partial block, a temporary
-    raw = n * itemsize * BLOCK_ELEMENTS
-    for n_threads in range(max(1, threads), 0, -1):
-        each = (memory - fixed) // n_threads - blocks - 4 * matrices
-        if each >= raw:
-            most = max(1, min(_MOST_BLOCKS, _MOST_RAW_BYTES // raw))
-            return _Cut(n_threads, min(most, each // raw))
-    raise MemoryBudgetError(
-        f"comparing {n} models needs at least {size_text(fixed + blocks + raw + 4 * matrices)}, "
-        f"but --memory allows {size_text(memory)}; allow more"
-    )
-
-
 @dataclass
 class _Sums:
     """A group under way."""
@@ -187,7 +151,7 @@ class _Sums:
     n_tensors: int = 0
     n_matrices: int = 0
 
-    def add(self, found: _Found) -> None:
+    def add(self, found: Found) -> None:
         self.n_tensors += 1
         self.gram = found.gram if self.gram is None else self.gram + found.gram
         if not self.rounding.size:
@@ -216,33 +180,22 @@ class _Sums:
                      self.n_matrices)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What one tensor gave."""
-
-    unit: Unit
-    members: tuple[int, ...]
-    gram: Gram
-    rounding: Doubles
-    kurtosis: Doubles | None
-
-
 class _Run:
     """The walk: a queue of units, and results that are added in their order."""
 
     def __init__(
-        self, sources: list[Source], survey: Survey, base: int | None, by: By, cut: _Cut, stop: Stop
+        self, sources: list[Source], survey: Survey, base: int | None, by: By, cut: Cut, stop: Stop
     ) -> None:
         self._sources, self._survey, self._base, self._by, self._cut = (
             sources, survey, base, by, cut
         )  # fmt: skip
+        self._stamps = Stamps(sources)
         self.groups: dict[tuple[Place, tuple[int, ...]], _Sums] = {}
         self.digests: list[dict[str, str]] = [{} for _ in sources]
         self.nonfinite: list[tuple[int, Unit]] = []
+        self._crew: tuple[Crew, Opening] | None = None
         self._turn = threading.Condition()
-        self._waiting: dict[
-            int, tuple[_Found | None, list[tuple[int, str, str]], list[tuple[int, Unit]]]
-        ] = {}
+        self._waiting: dict[int, tuple[Found | None, list[tuple[int, str, str]], list[int]]] = {}
         self._next = 0
         self._stop = False
         self._asked = stop
@@ -275,11 +228,16 @@ class _Run:
         self.nonfinite = [(index, self._survey.units[number]) for index, number in state.nonfinite]
         self._next = state.n_done
 
+    def give_to(self, crew: Crew, opening: Opening) -> None:
+        """Let others read and sum."""
+        self._crew = crew, opening
+
     def walk(self, meter: Meter) -> None:
         """Work on all units; leaves the sums in `groups`."""
         try:
             self._walk(meter)
-        except (StoppedError, CheckpointError, OSError):
+            self._stamps.check()
+        except (StoppedError, CheckpointError, ClusterError, OSError):
             self._save()
             raise
         finally:
@@ -293,14 +251,18 @@ class _Run:
             raise StoppedError(f"stopped; {left}")
 
     def _walk(self, meter: Meter) -> None:
+        if self._crew is not None:
+            self._walk_on(*self._crew, meter)
+            return
         queue = iter(list(enumerate(self._survey.units))[self._next :])
 
         def work() -> None:
-            worker = _Worker(self._sources, self._base, self._cut.n_blocks, meter, self._asked)
+            worker = Summer(self._sources, self._base, self._cut.n_blocks, meter, self._asked)
             try:
                 while (item := self._take(queue)) is not None:
                     number, unit = item
-                    self._put(number, worker.tensor(unit), worker)
+                    found = worker.tensor(unit)
+                    self._put(number, found, worker.digests, worker.nonfinite)
             except BaseException:
                 self._halt()  # nobody shall wait for this thread's turn
                 raise
@@ -317,6 +279,19 @@ class _Run:
             for future in futures:
                 future.result()
 
+    def _walk_on(self, crew: Crew, opening: Opening, meter: Meter) -> None:
+        units = self._survey.units
+
+        def take(number: int, ask: Ask) -> None:
+            (summed,) = ask(number)
+            self._put(number, summed.found, summed.digests, summed.nonfinite)
+            meter.add(sum(info.n_bytes for _, _, info in units[number].members))
+
+        crew.share(
+            opening, range(self._next, len(units)), take,
+            may_begin=lambda number: number < self._next + AHEAD, stop=self._asked,
+        )  # fmt: skip
+
     def _halt(self) -> None:
         with self._turn:
             self._stop = True
@@ -328,21 +303,25 @@ class _Run:
             if item is None:
                 return None
             # The one whose turn it is never waits here, so the walk always goes on.
-            self._turn.wait_for(lambda: self._stop or item[0] < self._next + _AHEAD)
+            self._turn.wait_for(lambda: self._stop or item[0] < self._next + AHEAD)
             return None if self._stop else item
 
-    def _put(self, number: int, found: _Found | None, worker: _Worker) -> None:
+    def _put(
+        self, number: int, found: Found | None, digests: list[tuple[int, str, str]],
+        nonfinite: list[int],
+    ) -> None:  # fmt: skip
         with self._turn:
-            self._waiting[number] = found, worker.digests, worker.nonfinite
+            self._waiting[number] = found, digests, nonfinite
             while self._next in self._waiting:
                 ready, digests, nonfinite = self._waiting.pop(self._next)
+                unit = self._survey.units[self._next]
                 self._next += 1
                 for index, key, digest in digests:
                     self.digests[index][key] = digest
                 self._new_digests += digests
-                self.nonfinite += nonfinite
+                self.nonfinite += [(index, unit) for index in nonfinite]
                 if ready is not None:
-                    place = ready.unit.place(self._by)
+                    place = unit.place(self._by)
                     group = (place, ready.members)
                     self.groups.setdefault(group, _Sums(*group)).add(ready)
                     self._changed[group] = None
@@ -364,103 +343,6 @@ class _Run:
             )
             self._changed, self._new_digests = {}, []
             self._saved_at = time.monotonic()
-
-
-class _Worker:
-    """One thread's buffers and its way through a tensor."""
-
-    def __init__(
-        self, sources: list[Source], base: int | None, n_blocks: int, meter: Meter, asked: Stop
-    ) -> None:
-        self._asked = asked
-        self._sources, self._base, self._meter = sources, base, meter
-        self._step = n_blocks * BLOCK_ELEMENTS
-        self._raw: list[memoryview] = []
-        self._panel = np.empty((len(sources), BLOCK_ELEMENTS))
-        self.digests: list[tuple[int, str, str]] = []
-        self.nonfinite: list[tuple[int, Unit]] = []
-
-    def tensor(self, unit: Unit) -> _Found | None:
-        """Walk through one tensor of all models that have it."""
-        self.digests, self.nonfinite = [], []
-        members = list(unit.members)
-        found = self._walk(unit, members, first=True)
-        if unit.compared and self.nonfinite:
-            broken = {index for index, _ in self.nonfinite}
-            members = [member for member in members if member[0] not in broken]
-            # The pivot's NaN would be in every difference; the others' are in their own rows.
-            found = self._walk(unit, members, first=False) if members else None
-        return found
-
-    def _walk(
-        self, unit: Unit, members: list[tuple[int, str, TensorInfo]], first: bool
-    ) -> _Found | None:
-        indices = tuple(index for index, _, _ in members)
-        pivot = indices.index(self._base) if self._base in indices else 0
-        sums = GramAccumulator(len(members), pivot) if unit.compared else None
-        sample = Sample([info for _, _, info in members], unit)
-        hashers = [blake3() for _ in members]
-        finite = [True] * len(members)
-        for start in range(0, unit.n_elements, self._step):
-            if self._asked.now:
-                raise StoppedError("stopped")
-            stop = min(start + self._step, unit.n_elements)
-            rows = []
-            for i, (index, key, info) in enumerate(members):
-                data = self._buffer(i, (stop - start) * info.dtype.itemsize)
-                self._sources[index].read_into(key, start, stop, data)
-                if first:
-                    hashers[i].update(data)
-                    self._meter.add(data.nbytes)
-                rows.append(data)
-            if sums is None:
-                continue
-            self._sum(start, stop, unit.n_elements, members, rows, sums, sample, finite)
-        if first:
-            self.digests = [
-                (index, key, hasher.hexdigest())
-                for (index, key, _), hasher in zip(members, hashers, strict=True)
-            ]
-            self.nonfinite = [
-                (index, unit) for index, good in zip(indices, finite, strict=True) if not good
-            ]
-        if sums is None:
-            return None
-        return _Found(unit, indices, sums.finish(), *sample.result())
-
-    def _sum(
-        self, start: int, stop: int, n_elements: int, members: list[tuple[int, str, TensorInfo]],
-        data: list[memoryview], sums: GramAccumulator, sample: Sample, finite: list[bool],
-    ) -> None:  # fmt: skip
-        """Add what was read: straight from the bytes where C was built, else as panels."""
-        n = len(members)
-        terms = tuple(Row(data[i], info.dtype) for i, (_, _, info) in enumerate(members))
-        if HAS_COMPILED_KERNEL:
-            for i, row in enumerate(terms):
-                finite[i] &= is_finite(row)
-            feed = Feed(terms, tuple((i, -1) for i in range(n)), start, stop - start)
-            sums.add_feed(feed, last=stop == n_elements)
-        for begin in range(0, stop - start, BLOCK_ELEMENTS):
-            sampled = (start + begin) // BLOCK_ELEMENTS % _SAMPLED_EVERY == 0
-            if HAS_COMPILED_KERNEL and not sampled:
-                continue
-            end = min(begin + BLOCK_ELEMENTS, stop - start)
-            panel = self._panel[:n, : end - begin]
-            for i, row in enumerate(terms):
-                size = row.dtype.itemsize
-                part = Row(row.data[begin * size : end * size], row.dtype)
-                finite[i] &= widen(part, panel[i])
-            if not HAS_COMPILED_KERNEL:
-                sums.add(panel)
-            if sampled:
-                sample.add(panel)
-
-    def _buffer(self, index: int, n_bytes: int) -> memoryview:
-        while len(self._raw) <= index:
-            self._raw.append(memoryview(b""))
-        if self._raw[index].nbytes < n_bytes:
-            self._raw[index] = np.empty(n_bytes, np.uint8).data.cast("B")
-        return self._raw[index][:n_bytes]
 
 
 def _facts(

@@ -10,18 +10,21 @@ from stockpot.engine.budget import (
 )
 from stockpot.engine.components import SWAPPABLE, convert, extract, prune, swap, unprune
 from stockpot.engine.composing import Ancestor, compare_shares, shares_of
+from stockpot.engine.crews import Ask, Crew, Opening, Post
 from stockpot.engine.estimating import Estimate, MethodCosts, estimate_plan, method_costs
 from stockpot.engine.forms import Form, Pipeline, arranged, in_form
 from stockpot.engine.history import History, InputRecord, Part, Step, read_history
 from stockpot.engine.labels import Labels, read_labels
-from stockpot.engine.merging import MergeResult, Settings, merge, merge_in_memory, open_pool
+from stockpot.engine.merging import MergeResult, merge, merge_in_memory
 from stockpot.engine.plan import Plan, TensorPlan, Term
 from stockpot.engine.planning import make_plan
+from stockpot.engine.pools import open_pool
 from stockpot.engine.progress import Meter, Progress, ProgressCallback
 from stockpot.engine.remaking import Remade, remake
 from stockpot.engine.replaying import Route, find_route, replay
 from stockpot.engine.resuming import facts_of_source
 from stockpot.engine.running import Digests, run_plan
+from stockpot.engine.settings import Settings
 from stockpot.engine.shelf import Book, Shelf
 from stockpot.engine.stopping import Stop
 from stockpot.engine.verifying import InputFound, Verdict, verify
@@ -30,8 +33,10 @@ __all__ = [
     "DEFAULT_MEMORY",
     "SWAPPABLE",
     "Ancestor",
+    "Ask",
     "Book",
     "Chunking",
+    "Crew",
     "Digests",
     "Estimate",
     "Form",
@@ -42,9 +47,11 @@ __all__ = [
     "MergeResult",
     "Meter",
     "MethodCosts",
+    "Opening",
     "Part",
     "Pipeline",
     "Plan",
+    "Post",
     "Progress",
     "ProgressCallback",
     "Remade",

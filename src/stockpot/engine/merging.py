@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from stockpot.adapters import AdapterSource
 from stockpot.checkpoints import (
     MemorySink,
     MemorySource,
@@ -21,16 +19,17 @@ from stockpot.checkpoints import (
     content_hash,
     encode_header,
     file_bytes,
-    open_checkpoint,
 )
 from stockpot.engine.again import check_again
-from stockpot.engine.budget import DEFAULT_MEMORY, Chunking, give_back_memory, take_chunks
+from stockpot.engine.budget import Chunking, give_back_memory
 from stockpot.engine.forms import Form, Pipeline, arranged, in_form, make_sink
 from stockpot.engine.history import PROVENANCE_KEY, RECIPE_KEY, Step
+from stockpot.engine.jobs import job_of
 from stockpot.engine.labels import with_sha256
 from stockpot.engine.output_place import check_output
 from stockpot.engine.plan import Plan
 from stockpot.engine.planning import make_plan
+from stockpot.engine.pools import open_pool
 from stockpot.engine.progress import Meter, ProgressCallback
 from stockpot.engine.provenance import (
     Ancestry,
@@ -49,17 +48,16 @@ from stockpot.engine.resuming import (
     recheck_inputs,
     told_of_kept,
 )
-from stockpot.engine.retelling import original
 from stockpot.engine.running import Digests, run_plan
-from stockpot.engine.stopping import Stop, heeding
+from stockpot.engine.settings import Settings, chunking_of, compiled_of
+from stockpot.engine.sharing import run_on_crew
+from stockpot.engine.stopping import heeding
 from stockpot.engine.tensor_tables import TENSORS_KEY, table_of
 from stockpot.errors import (
-    CheckpointError,
-    PreflightError,
     Problem,
     StoppedError,
 )
-from stockpot.recipes import Recipe, models_below
+from stockpot.recipes import Recipe
 
 __all__ = [
     "Again",
@@ -70,51 +68,6 @@ __all__ = [
     "merge_in_memory",
     "open_pool",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a merge runs; nothing here changes the merged weights.
-
-    Attributes:
-        memory: Ceiling in bytes for buffers and tables, above the interpreter and the libraries.
-        threads: How many tensors are worked on at once; 0 means one a core.
-        chunk_elements: Length of the pieces in which tensors are read; None lets the budget say.
-        hashes: Hash all that is read and written, so that the file can say what it is made of.
-            Without it the re-read check has nothing to compare with.
-        sha256: Read the inputs' files once more for the hashes by which A1111 and model sites know
-            them. They become part of the recipe that the output carries.
-        verify: Read the output back before it gets its name.
-        allow_nonfinite: Let NaN and infinities through.
-        overwrite: Replace an existing output.
-        compiled: Use the C kernel where it was built; torch gives the same bytes, more slowly.
-        restart: Throw away what a stopped run left under the output's name, instead of going on
-            from it.
-        recheck: Before going on, read again all that the stopped run read and wrote.
-        journal: Keep a journal, so that a stopped run can be gone on from.
-        stop: Ends the run early, with what is done kept.
-        tell: Is told sentences that people want to know at once.
-    """
-
-    memory: int = DEFAULT_MEMORY
-    threads: int = 0
-    chunk_elements: int | None = None
-    hashes: bool = True
-    sha256: bool = False
-    verify: bool = True
-    allow_nonfinite: bool = False
-    overwrite: bool = False
-    compiled: bool = True
-    restart: bool = False
-    recheck: bool = False
-    journal: bool = True
-    stop: Stop | None = None
-    tell: Callable[[str], None] | None = None
-
-    @property
-    def n_threads(self) -> int:
-        """The number of threads, with 0 resolved."""
-        return self.threads or os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -157,43 +110,6 @@ class Again:
     step: Step
     header_bytes: int = 0
     table: bool = True
-
-
-@contextmanager
-def open_pool(recipe: Recipe, folder: str | os.PathLike[str] = ".") -> Iterator[dict[str, Source]]:
-    """Open every file of a recipe's pool, and close them at the end.
-
-    Args:
-        recipe: Its globs resolved.
-        folder: Where relative paths start.
-
-    Yields:
-        Open checkpoints by name.
-
-    Raises:
-        PreflightError: Files that cannot be opened, all of them at once.
-    """
-    problems = []
-    read = models_below(recipe)
-    with ExitStack() as stack:
-        sources: dict[str, Source] = {}
-        for name, entry in recipe.pool.items():
-            # What is rejected is listed only; folding refuses a mix that reads it.
-            if entry.status == "rejected" or (entry.is_hole and name not in read):
-                continue
-            if entry.is_hole:
-                problems.append(
-                    Problem("hole", f"nobody knows which file this is ({entry.unknown})",
-                            f"pool: {name}", "give it a `file`, once you know it")
-                )  # fmt: skip
-                continue
-            try:
-                sources[name] = stack.enter_context(open_checkpoint(Path(folder) / entry.file))
-            except CheckpointError as error:
-                problems.append(Problem("unreadable", str(error), f"pool: {name}"))
-        if problems:
-            raise PreflightError(problems)
-        yield sources
 
 
 def merge(
@@ -245,6 +161,7 @@ def merge(
         CheckpointError: An input cannot be read or holds NaN; nothing was saved.
         MemoryBudgetError: The plan needs more memory than it may have.
         StoppedError: `settings.stop` asked for it.
+        ClusterError: `settings.crew` has no workers, or they do not see the inputs.
 
     Example:
         >>> from stockpot.recipes import make_recipe
@@ -267,6 +184,7 @@ def merge(
                 metadata=metadata,
                 progress=progress,
                 again=again,
+                folder=folder,
             )
     start = time.monotonic()
     path = Path(output)
@@ -281,7 +199,7 @@ def merge(
     plan, arrangement = arranged(make_plan(recipe, sources, dtype), pipeline)
     # A tensor that is cut or transposed on its way out is held whole.
     held = settings.n_threads * (arrangement.buffer_bytes(plan.infos) if arrangement else 0)
-    chunking = _chunking(plan, replace(settings, memory=settings.memory - held))
+    chunking = chunking_of(plan, replace(settings, memory=settings.memory - held))
     ancestry = trace(plan)
     files = arrangement.infos(plan.infos) if arrangement else {"": plan.infos}
     if again is None:
@@ -320,7 +238,13 @@ def merge(
             )
         if settings.recheck:
             recheck_inputs(plan, known, heeding(progress, settings.stop))
-        digests = compute(plan, sink, settings, progress, chunking, kept)
+        if settings.crew is None:
+            digests = compute(plan, sink, settings, progress, chunking, kept)
+        else:
+            digests = run_on_crew(
+                settings.crew, plan, sink, job_of(plan, folder, settings), progress=progress,
+                done=kept, stop=settings.stop,
+            )  # fmt: skip
         digests.outputs.update(known.outputs)
         digests.inputs.update(known.inputs)
         if settings.hashes:
@@ -420,10 +344,10 @@ def compute(
     return run_plan(
         plan,
         sink,
-        chunking or _chunking(plan, settings),
+        chunking or chunking_of(plan, settings),
         hashes=settings.hashes,
         allow_nonfinite=settings.allow_nonfinite,
-        compiled=_compiled(settings),
+        compiled=compiled_of(settings),
         progress=progress,
         done=done,
         stop=settings.stop,
@@ -448,24 +372,3 @@ def _roomy(
 def _with(told: Mapping[str, str], metadata: Mapping[str, str]) -> dict[str, str]:
     own = (RECIPE_KEY, PROVENANCE_KEY, TENSORS_KEY)
     return {**told, **{key: text for key, text in metadata.items() if key not in own}}
-
-
-def _compiled(settings: Settings) -> bool:
-    from stockpot.methods import HAS_COMPILED_KERNEL
-
-    return settings.compiled and HAS_COMPILED_KERNEL
-
-
-def _chunking(plan: Plan, settings: Settings) -> Chunking:
-    factors = sum(
-        source.held_bytes(settings.n_threads)
-        for source in map(original, plan.sources.values())
-        if isinstance(source, AdapterSource)
-    )
-    return take_chunks(
-        plan,
-        settings.memory - factors,
-        settings.n_threads,
-        settings.chunk_elements,
-        compiled=_compiled(settings),
-    )

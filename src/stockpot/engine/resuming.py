@@ -21,7 +21,13 @@ from stockpot.engine.notes import read_note
 from stockpot.engine.plan import Plan
 from stockpot.engine.progress import Meter, ProgressCallback
 from stockpot.engine.running import Digests
-from stockpot.errors import CheckpointError, StoppedError, UnfinishedError, VerificationError
+from stockpot.errors import (
+    CheckpointError,
+    ClusterError,
+    StoppedError,
+    UnfinishedError,
+    VerificationError,
+)
 
 __all__ = ["facts_of", "facts_of_source", "is_worth_keeping", "recall", "recheck_inputs",
            "told_of_kept"]  # fmt: skip
@@ -153,14 +159,14 @@ def is_worth_keeping(error: BaseException, saving: bool) -> bool:
 
     Returns:
         True for whoever asked it to stop, and for what the system refused: reading, writing,
-        memory. A fault of the recipe or of an input would only come again.
+        memory, other machines. A fault of the recipe or of an input would only come again.
     """
     if isinstance(error, UnfinishedError):
         return True
     if isinstance(error, CheckpointError) and not isinstance(error.__cause__, OSError):
         return saving and isinstance(error, VerificationError)
     return not isinstance(error, Exception) or isinstance(
-        error, StoppedError | CheckpointError | OSError | MemoryError
+        error, StoppedError | ClusterError | CheckpointError | OSError | MemoryError
     )
 
 

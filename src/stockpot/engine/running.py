@@ -39,7 +39,7 @@ from stockpot.methods import (
 
 _TOLD_BYTES = 1 << 22  # of reads, before the progress is told
 
-__all__ = ["Digests", "run_plan"]
+__all__ = ["Digests", "Worker", "run_plan"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def run_plan(
     matcher = Matcher(plan)
 
     def work() -> None:
-        worker = _Worker(plan, sink, chunking, hashes, allow_nonfinite, compiled, meter, matcher)
+        worker = Worker(plan, sink, chunking, hashes, allow_nonfinite, compiled, meter, matcher)
         while not halt.asked:
             with guard:
                 item = next(queue, None)
@@ -134,8 +134,23 @@ def run_plan(
     return digests
 
 
-class _Worker:
-    """One thread's buffers and its way through a tensor."""
+class Worker:
+    """One thread's buffers and its way through a tensor.
+
+    Args:
+        plan: What to do.
+        sink: Where rows go.
+        chunking: How to cut the work.
+        hashes: Hash all that is read and written.
+        allow_nonfinite: Let NaN and infinities through.
+        compiled: Use the C kernel.
+        meter: Counts bytes.
+        matcher: Finds the order of units, for all threads.
+
+    Attributes:
+        outputs: Hash of the tensor that was made last.
+        inputs: Hashes of what was read for it.
+    """
 
     def __init__(
         self,

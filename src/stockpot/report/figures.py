@@ -172,6 +172,9 @@ class Band:
     high: Sequence[float]
 
 
+_MOST_NUMBERS = 16
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
     """Numbers along an axis, as one or more lines.
@@ -183,6 +186,9 @@ class Curve:
         bands: Ranges behind them.
         axis: What the places are.
         unit: What the values count.
+        dots: Names of lines that are drawn as dots, since nothing leads from one value to the next.
+        from_zero: Whether the axis of values starts at 0, so that heights can be compared; with
+            values below 0 it never does.
     """
 
     title: str
@@ -191,6 +197,22 @@ class Curve:
     bands: Sequence[Band] = field(default_factory=tuple)
     axis: str = ""
     unit: str = ""
+    dots: frozenset[str] = frozenset()
+    from_zero: bool = True
+
+    @property
+    def starts_at_zero(self) -> bool:
+        """Whether the axis of values does: it is asked for, and nothing lies below."""
+        values = [values for _, values in self.lines] + [band.low for band in self.bands]
+        return self.from_zero and all(not value < 0 for own in values for value in own)
+
+    def labelled(self) -> list[int]:
+        """Which places have their label written: all names, but some of many numbers."""
+        n = len(self.places)
+        if n <= _MOST_NUMBERS or not all(place.isdigit() for place in self.places):
+            return list(range(n))
+        step = -(-n // _MOST_NUMBERS)
+        return [i for i, place in enumerate(self.places) if not int(place) % step]
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """The numbers: heading and lines."""

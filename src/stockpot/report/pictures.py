@@ -184,12 +184,15 @@ def _curve(axes: Axes, chart: Curve) -> None:
         axes.fill_between(places[:n], list(band.low), list(band.high), alpha=0.25,
                           color="#56b4e9", label=_shown(band.label))  # fmt: skip
     for number, (name, values) in enumerate(chart.lines):
-        axes.plot(places[: len(values)], list(values), "o-" if number == 0 else "--",
+        style = "o" if name in chart.dots else "--" if number else "o-"
+        axes.plot(places[: len(values)], list(values), style, markersize=4 if number else 6,
                   color=PALETTE[number % len(PALETTE)], label=_shown(name, 60))  # fmt: skip
-    axes.set_xticks(places, [_shown(place) for place in chart.places], rotation=45, ha="right")
+    ticks = chart.labelled()
+    axes.set_xticks(ticks, [_shown(chart.places[i]) for i in ticks], rotation=45, ha="right")
     axes.set_xlabel(_shown(chart.axis, 60))
     axes.set_ylabel(_shown(chart.unit, 60))
-    axes.set_ylim(bottom=0)
+    if chart.starts_at_zero:
+        axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
 

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -241,10 +242,11 @@ def _curve(chart: Curve) -> dict[str, Any]:
         data.append(
             {
                 "type": "scatter",
-                "mode": "lines+markers" if number == 0 else "lines",
+                "mode": _mode(chart, number),
                 "x": places[: len(values)],
                 "y": list(values),
                 "name": _shown(name),
+                "marker": {"size": 8 if number == 0 else 6},
                 "line": {
                     "width": 3 if number == 0 else 1.6,
                     "color": PALETTE[number % len(PALETTE)],
@@ -256,18 +258,28 @@ def _curve(chart: Curve) -> dict[str, Any]:
             }
         )  # fmt: skip
     layout = {
-        "xaxis": _ticks(chart.places) | {"title": {"text": _shown(chart.axis)}},
-        "yaxis": {"title": {"text": _shown(chart.unit)}, "rangemode": "tozero"},
-        "legend": {"orientation": "h", "y": 1.14},
+        "xaxis": _ticks(chart.places, chart.labelled()) | {"title": {"text": _shown(chart.axis)}},
+        "yaxis": {
+            "title": {"text": _shown(chart.unit)},
+            "rangemode": "tozero" if chart.starts_at_zero else "normal",
+        },
+        # Above the plot, which makes room for as many rows as it has.
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         "dragmode": False,
     }
     return {"data": data, "layout": layout, "height": 420}
 
 
-def _ticks(labels: Any) -> dict[str, Any]:
-    texts = [_shown(label, _LONGEST) for label in labels]
-    return {"tickvals": list(range(len(texts))), "ticktext": texts, "showgrid": False,
-            "zeroline": False}  # fmt: skip
+def _mode(chart: Curve, number: int) -> str:
+    if chart.lines[number][0] in chart.dots:
+        return "markers"
+    return "lines" if number else "lines+markers"
+
+
+def _ticks(labels: Sequence[str], chosen: Sequence[int] | None = None) -> dict[str, Any]:
+    places = list(range(len(labels))) if chosen is None else list(chosen)
+    texts = [_shown(labels[place], _LONGEST) for place in places]
+    return {"tickvals": places, "ticktext": texts, "showgrid": False, "zeroline": False}
 
 
 def _shown(text: str, limit: int = 300) -> str:

@@ -16,6 +16,7 @@ from stockpot.tune.examining import (
     picture_facts,
     score_together,
 )
+from stockpot.tune.growing import ALONE, BaselineMaker, Begin, Decision, GrowingTree, trees_in
 from stockpot.tune.guarding import GUARDED, Drift, guard
 from stockpot.tune.holes import Hole, fill_holes, find_holes, read_values
 from stockpot.tune.importing import ImportedRows, import_rows
@@ -35,30 +36,39 @@ from stockpot.tune.results import (
 )
 from stockpot.tune.searching import Candidate, Search, candidate_key, run_search
 from stockpot.tune.settings import NEAR, Baseline, Limits, SearchSettings
+from stockpot.tune.sharing import CrewExaminer, examine_on_crew
 from stockpot.tune.spaces import SPACES, Dial, Space, make_space
 from stockpot.tune.storing import StudyStore, open_store
 from stockpot.tune.tallying import AUTOMBW_TALLIES, TALLIES, check_tally, scores_of, tally
+from stockpot.tune.trees import ORDERS, Tree, TreeNode, plan_tree, spread_holes
 from stockpot.tune.verdicts import Verdict, bootstrap_mean, compare_marks
 
 __all__ = [
+    "ALONE",
     "AUTOMBW_TALLIES",
     "GUARDED",
     "NEAR",
     "OPTIMISERS",
+    "ORDERS",
     "SPACES",
     "TALLIES",
     "UNIFORM",
     "WILDCARD_TYPES",
     "Baseline",
+    "BaselineMaker",
+    "Begin",
     "Book",
     "CallableExaminer",
     "Candidate",
     "Claims",
+    "CrewExaminer",
+    "Decision",
     "Dial",
     "Drift",
     "Effect",
     "Exam",
     "Examiner",
+    "GrowingTree",
     "Hole",
     "ImportedRows",
     "KeptMark",
@@ -74,6 +84,8 @@ __all__ = [
     "Standing",
     "StudyStore",
     "Task",
+    "Tree",
+    "TreeNode",
     "Verdict",
     "Worker",
     "best_trials",
@@ -83,6 +95,7 @@ __all__ = [
     "compare_marks",
     "estimate_effects",
     "evidence",
+    "examine_on_crew",
     "fill_holes",
     "find_holes",
     "guard",
@@ -98,6 +111,7 @@ __all__ = [
     "open_store",
     "pareto_front",
     "picture_facts",
+    "plan_tree",
     "propose",
     "read_exam",
     "read_values",
@@ -105,6 +119,8 @@ __all__ = [
     "run_search",
     "score_together",
     "scores_of",
+    "spread_holes",
     "sums_of_models",
     "tally",
+    "trees_in",
 ]

@@ -8,15 +8,31 @@ from fractions import Fraction
 
 from stockpot.errors import StockpotError, StudyError
 from stockpot.layouts import Layout
-from stockpot.recipes import POOL, Call, Fold, Items, Name, Recipe, Save, fold, mean, names_in
+from stockpot.recipes import (
+    POOL,
+    Call,
+    Fold,
+    Items,
+    Name,
+    Recipe,
+    Save,
+    fold,
+    mean,
+    models_below,
+    names_in,
+)
 from stockpot.tune.holes import Hole, expression_at, fill_holes
 from stockpot.tune.settings import Baseline
 from stockpot.tune.spaces import make_space
 
-__all__ = ["UNIFORM", "make_baselines", "nearness_to_uniform", "sums_of_models"]
+__all__ = [
+    "UNIFORM", "each_once", "make_baselines", "make_fillings", "nearness_to_uniform",
+    "sums_of_models",
+]  # fmt: skip
 
 #: The baseline that verdicts name first.
 UNIFORM = "uniform mix"
+_DRAWING = ("unet", "te", "vae", "model")
 
 
 def sums_of_models(
@@ -115,6 +131,31 @@ def make_baselines(
     several = mean(*map(Name, used)) if len(used) < len(recipe.pool) else mean(POOL)
     if len(used) > 1:
         made.append(Baseline(UNIFORM, replace(plain, mix={"model": several})))
+    made += make_fillings(recipe, holes, sums=sums, fixed=fixed, known=known)
+    return each_once(made, layout)
+
+
+def make_fillings(
+    recipe: Recipe,
+    holes: Sequence[Hole],
+    *,
+    sums: Sequence[str] = (),
+    fixed: Mapping[str, Fraction] | None = None,
+    known: Mapping[str, Mapping[str, Fraction]] | None = None,
+) -> list[Baseline]:
+    """List the baselines that are fillings of the holes; see `make_baselines`.
+
+    Args:
+        recipe: With holes.
+        holes: Of the recipe.
+        sums: See `sums_of_models`.
+        fixed: Holes that do not move.
+        known: Weights by a name for them; for all holes that move.
+
+    Raises:
+        StudyError: Known weights lack a hole.
+    """
+    fixed = dict(fixed or {})
     space = make_space(holes, "each", fixed=fixed, sums=sums)
     fillings = {"middle": space.fill(space.start)}
     free = [hole for hole in holes if hole.name not in fixed]
@@ -133,9 +174,7 @@ def make_baselines(
         if lacking:
             raise StudyError(f"{name}: the weights lack {len(lacking)} holes, such as {lacking[0]}")
         fillings[name] = values
-    for name, values in fillings.items():
-        made.append(Baseline(name, fill_holes(recipe, values), values))
-    return _each_once(made, layout)
+    return [Baseline(name, fill_holes(recipe, values), values) for name, values in fillings.items()]
 
 
 def _corners(
@@ -154,7 +193,15 @@ def _corners(
     return found
 
 
-def _each_once(made: Sequence[Baseline], layout: Layout | None) -> tuple[Baseline, ...]:
+def each_once(made: Sequence[Baseline], layout: Layout | None) -> tuple[Baseline, ...]:
+    """Leave out baselines that draw the same as one before; that one takes their values.
+
+    Schedules, EMA copies and the like do not draw, so that models that differ there are the same.
+
+    Args:
+        made: In their order.
+        layout: Of the pool; without it only equal recipes are the same.
+    """
     kept: list[tuple[Baseline, Fold | None]] = []
     for baseline in made:
         table = None
@@ -164,16 +211,22 @@ def _each_once(made: Sequence[Baseline], layout: Layout | None) -> tuple[Baselin
             except StockpotError:
                 table = None
         for index, (other, others) in enumerate(kept):
-            same = baseline.recipe == other.recipe or (
-                table is not None and others is not None and table.same(others)
-            )
-            if same:
+            same = table is not None and others is not None and _draw_the_same(table, others)
+            if same or baseline.recipe == other.recipe:
                 if other.values is None:
                     kept[index] = (replace(other, values=baseline.values), others)
                 break
         else:
             kept.append((baseline, table))
     return tuple(baseline for baseline, _ in kept)
+
+
+def _draw_the_same(one: Fold, other: Fold) -> bool:
+    if one.calls or other.calls:
+        return one.same(other)
+    drawing = [{c: table.coefficients(c) for c in table.rows if c.component.startswith(_DRAWING)}
+               for table in (one, other)]  # fmt: skip
+    return drawing[0] == drawing[1] if drawing[0] else one.same(other)
 
 
 def nearness_to_uniform(recipe: Recipe, layout: Layout) -> Callable[[Recipe], float]:
@@ -190,18 +243,20 @@ def nearness_to_uniform(recipe: Recipe, layout: Layout) -> Callable[[Recipe], fl
     Raises:
         StudyError: When it is asked of a candidate that uses methods: shares say little then.
     """
-    n_models = len(recipe.pool)
+    read = models_below(recipe)
+    used = [name for name in recipe.pool if name in read]
+    n_models = len(used)
 
     def nearness(candidate: Recipe) -> float:
         table = fold(candidate, layout)
         if table.calls:
             raise StudyError("nearness to the uniform mix is known for linear recipes only, but "
                              f"this one uses {table.calls[0].function}")  # fmt: skip
-        cells = [c for c in layout.cells if c.component.startswith(("unet", "te", "vae", "model"))]
+        cells = [c for c in layout.cells if c.component.startswith(_DRAWING)]
         total = Fraction(0)
         for cell in cells:
             row = table.coefficients(cell)
-            shares = [row.get(name, Fraction(0)) for name in recipe.pool]
+            shares = [row.get(name, Fraction(0)) for name in used]
             total += sum((abs(s - Fraction(1, n_models)) for s in shares), Fraction(0)) / 2
         return -float(total / len(cells))
 

@@ -60,8 +60,8 @@ class Book(WorkerBook):
         """Read the marks of a candidate, or of all."""
 
     @abstractmethod
-    def count_marks(self, tasks: Collection[str]) -> int:
-        """Count the marks of all candidates for some tasks, by the tasks' keys."""
+    def count_marks(self, tasks: Collection[str], candidates: Collection[str] | None = None) -> int:
+        """Count the marks for some tasks, by their keys; of some candidates, or of all."""
 
     @abstractmethod
     def picture(self, candidate: str, task: str) -> bytes | None:

@@ -36,6 +36,8 @@ class Mark:
         elapsed_s: Its share of the seconds of drawing and scoring; the first one of a candidate
             has the change of the mix too.
         picture: uint8 RGB, `[height, width, 3]`, if it was asked for.
+        n_drawn: How many further tasks are drawn already, so that their marks cost nothing more:
+            the rest of a batch.
     """
 
     task: str
@@ -43,6 +45,7 @@ class Mark:
     facts: Mapping[str, float] = field(default_factory=dict)
     elapsed_s: float = 0.0
     picture: Picture | None = field(default=None, compare=False, repr=False)
+    n_drawn: int = field(default=0, compare=False)
 
 
 def picture_facts(picture: Picture) -> dict[str, float]:
@@ -246,7 +249,8 @@ class LiveExaminer(Examiner):
         elapsed_s = (time.monotonic() - start) / len(drawn)
         for i, (task, picture) in enumerate(drawn):
             own = {name: float(values[i]) for name, values in scores.items()}
-            yield Mark(task.name, own, facts[i], elapsed_s, picture if keep else None)
+            kept = picture if keep else None
+            yield Mark(task.name, own, facts[i], elapsed_s, kept, len(drawn) - 1 - i)
 
     def close(self) -> None:
         """Let go of painter and pool, and close the files that `open_examiner` opened."""

@@ -20,12 +20,16 @@ from stockpot.errors import Problem, RecipeError, StockpotError, UnknownNameErro
 from stockpot.layouts import PROFILES
 from stockpot.recipes import Call, Expr, Function, Items, Name, Number, Recipe, Text, find_function
 
-__all__ = ["Hole", "expression_at", "fill_holes", "find_holes", "read_values"]
+__all__ = [
+    "Hole", "Located", "Way", "expression_at", "fill_holes", "find_holes", "locate_holes",
+    "put_expressions", "read_values",
+]  # fmt: skip
 
 _MOST_HOLES = 10_000
 #: Without a step, a number is written with as many decimals as tell this many values apart.
 _LEVELS = 4096
-_Path = tuple[int, ...]
+#: From the root of an expression to a part of it: which child, and of that one which, …
+Way = tuple[int, ...]
 
 _OPERATORS: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
@@ -107,12 +111,19 @@ class Hole:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A hole, the way to it, and words that may name it, the last first."""
+class Located:
+    """A hole, and where it is.
+
+    Attributes:
+        hole: The hole.
+        root: ``let.NAME`` or ``mix.KEY``.
+        path: From the root of that expression to the hole.
+        words: That may name it, from the root on: functions, options, blocks, models.
+    """
 
     hole: Hole
     root: str
-    path: _Path
+    path: Way
     words: tuple[str, ...]
 
 
@@ -138,7 +149,7 @@ def find_holes(recipe: Recipe) -> tuple[Hole, ...]:
         >>> [(hole.name, hole.n_levels) for hole in find_holes(recipe)]
         [('t', 21)]
     """
-    return tuple(found.hole for found in _find(recipe))
+    return tuple(found.hole for found in locate_holes(recipe))
 
 
 def fill_holes(recipe: Recipe, values: Mapping[str, Fraction | Decimal | int | float]) -> Recipe:
@@ -162,15 +173,28 @@ def fill_holes(recipe: Recipe, values: Mapping[str, Fraction | Decimal | int | f
         >>> fill_holes(recipe, {"t": 0.25}).mix["model"]
         <lerp(a, b, 0.25)>
     """
-    found = _find(recipe)
+    found = locate_holes(recipe)
     known = {one.hole.name for one in found}
     for name in values:
         if name not in known:
             raise UnknownNameError("hole", name, known)
-    wanted: dict[str, dict[_Path, Expr]] = {}
+    wanted: dict[str, dict[Way, Expr]] = {}
     for one in found:
         if one.hole.name in values:
             wanted.setdefault(one.root, {})[one.path] = Number(values[one.hole.name])
+    return put_expressions(recipe, wanted)
+
+
+def put_expressions(recipe: Recipe, wanted: Mapping[str, Mapping[Way, Expr]]) -> Recipe:
+    """Put other expressions at some places of a recipe; the rest is shared.
+
+    Args:
+        recipe: Any recipe.
+        wanted: What to put, by root and way, as `locate_holes` tells them.
+
+    Raises:
+        RecipeError: A number cannot stand there.
+    """
     parts = {
         room: {
             name: _replaced(expression, wanted.get(f"{room}.{name}", {}), f"{room}.{name}")
@@ -200,7 +224,7 @@ def read_values(recipe: Recipe, filled: Recipe) -> dict[str, Fraction] | None:
         {'t': Fraction(3, 10)}
     """
     values: dict[str, Fraction] = {}
-    for one in _find(recipe):
+    for one in locate_holes(recipe):
         room, _, name = one.root.partition(".")
         node = getattr(filled, room).get(name)
         for index in one.path:
@@ -265,9 +289,17 @@ def _is_hole(node: Expr) -> bool:
     return isinstance(node, Call) and node.function == "search"
 
 
-def _find(recipe: Recipe) -> list[_Found]:
+def locate_holes(recipe: Recipe) -> list[Located]:
+    """List the holes of a recipe with their places, as `find_holes` does.
+
+    Args:
+        recipe: Any recipe.
+
+    Raises:
+        RecipeError: As `find_holes`.
+    """
     problems: list[Problem] = []
-    found: list[_Found] = []
+    found: list[Located] = []
     for room in ("let", "mix"):
         for name, expression in getattr(recipe, room).items():
             for one in _below(f"{room}.{name}", name, expression, problems):
@@ -280,10 +312,10 @@ def _find(recipe: Recipe) -> list[_Found]:
     return _named(found)
 
 
-def _below(root: str, name: str, expression: Expr, problems: list[Problem]) -> Iterator[_Found]:
+def _below(root: str, name: str, expression: Expr, problems: list[Problem]) -> Iterator[Located]:
     holding = _with_holes(expression)
     # An entry: node, way to it, words, what is known of the hole below, the range of its option.
-    start: tuple[Expr, _Path, tuple[str, ...], dict[str, Any], Any] = (
+    start: tuple[Expr, Way, tuple[str, ...], dict[str, Any], Any] = (
         expression, (), (name,), {}, None)  # fmt: skip
     stack = [start]
     while stack:
@@ -292,7 +324,7 @@ def _below(root: str, name: str, expression: Expr, problems: list[Problem]) -> I
             assert isinstance(node, Call)
             hole = _read(node, root, facts, option, problems)
             if hole is not None:
-                yield _Found(hole, root, path, words)
+                yield Located(hole, root, path, words)
             continue
         below = []
         for index, child in enumerate(_children(node)):
@@ -304,7 +336,7 @@ def _below(root: str, name: str, expression: Expr, problems: list[Problem]) -> I
 
 
 def _step_down(
-    node: Expr, index: int, root: str, path: _Path, facts: dict[str, Any]
+    node: Expr, index: int, root: str, path: Way, facts: dict[str, Any]
 ) -> tuple[tuple[str, ...], dict[str, Any], Any]:
     """The words that a child adds to a name, what is known of it, and what its option may be."""
     if isinstance(node, Items):
@@ -385,7 +417,7 @@ def _read(
     return Hole("", root, numbers["low"], numbers["high"], numbers.get("step"), **known)
 
 
-def _named(found: list[_Found]) -> list[_Found]:
+def _named(found: list[Located]) -> list[Located]:
     """Name each by its last words, as few as tell it from all others."""
     longest = max((len(one.words) for one in found), default=0)
     names = [""] * len(found)
@@ -410,13 +442,13 @@ def _named(found: list[_Found]) -> list[_Found]:
     return result
 
 
-def _replaced(root: Expr, wanted: Mapping[_Path, Expr], where: str) -> Expr:
+def _replaced(root: Expr, wanted: Mapping[Way, Expr], where: str) -> Expr:
     """Build an expression anew with other nodes at some places; the rest is shared."""
     if not wanted:
         return root
     touched = {path[:length] for path in wanted for length in range(len(path) + 1)}
-    built: dict[_Path, Expr] = {}
-    stack: list[tuple[Expr, _Path, bool]] = [(root, (), False)]
+    built: dict[Way, Expr] = {}
+    stack: list[tuple[Expr, Way, bool]] = [(root, (), False)]
     while stack:
         node, path, ready = stack.pop()
         if path in wanted:

@@ -99,9 +99,12 @@ class JournalBook(Book):
             found.setdefault((whose, task), mark)
         return list(found.values())
 
-    def count_marks(self, tasks: Collection[str]) -> int:
+    def count_marks(self, tasks: Collection[str], candidates: Collection[str] | None = None) -> int:
         """Count marks; see `Book.count_marks`."""
-        return sum(mark.task in tasks for mark in self.marks())
+        return sum(
+            mark.task in tasks and (candidates is None or mark.candidate in candidates)
+            for mark in self.marks()
+        )
 
     def picture(self, candidate: str, task: str) -> bytes | None:
         """Read a picture; see `Book.picture`."""

@@ -6,10 +6,10 @@ The score that a search maximised is never the result: the best of many noisy nu
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stockpot.errors import StudyError, TallyError
@@ -18,6 +18,7 @@ from stockpot.tune.baselines import UNIFORM
 from stockpot.tune.exam import Exam
 from stockpot.tune.examining import Examiner, Mark
 from stockpot.tune.guarding import Drift, guard
+from stockpot.tune.keeping import draw_exam
 from stockpot.tune.searching import Search
 from stockpot.tune.settings import NEAR
 from stockpot.tune.tallying import scores_of, tally
@@ -28,10 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Result", "Standing", "best_trials", "evidence", "hold_out", "judge", "pareto_front",
-    "result_json",
+    "rank", "result_json",
 ]  # fmt: skip
-
-_WAIT_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -166,36 +165,13 @@ def hold_out(
     Returns:
         What could not be drawn, and why, by name.
     """
-    search, waiting = stages[-1], _finalists(stages, n_best)
-    failures: dict[str, str] = {}
-    while waiting:
-        left = []
-        for name, trial in waiting:
-            key = trial.user_attrs["candidate"]
-            claim = f"held out {exam.key[:16]} {key}"
-            failed = search.store.book.note(f"failed {claim}")
-            if failed is not None:
-                failures[name] = failed
-                continue
-            if len(search.kept_marks(key, exam)) == len(exam.tasks):
-                continue
-            if not search.claims.take(claim):
-                left.append((name, trial))
-                continue
-            if progress is not None:
-                progress(name)
-            tasks = [t for t in exam.tasks if t.name not in search.kept_marks(key, exam)]
-            try:
-                recipe = _recipe(search, trial)
-                for mark in examiner.examine(recipe, tasks, pictures=True):
-                    search.keep_mark(key, mark, exam[mark.task])
-            except Exception as error:  # as in the search: one that fails must not end it
-                failures[name] = f"{type(error).__name__}: {error}"[:2000]
-                search.store.book.put_note(f"failed {claim}", failures[name])
-        if len(left) == len(waiting):
-            time.sleep(_WAIT_S)
-        waiting = left
-    return failures
+    search = stages[-1]
+    candidates = [
+        (name, trial.user_attrs["candidate"], partial(_recipe, search, trial))
+        for name, trial in _finalists(stages, n_best)
+    ]
+    book = search.store.book
+    return draw_exam(book, search.claims, examiner, exam, candidates, progress)
 
 
 def _finalists(stages: Sequence[Search], n_best: int) -> list[tuple[str, FrozenTrial]]:
@@ -246,47 +222,61 @@ def judge(
     """
     search = stages[-1]
     scorer = next(name for name in search.settings.objectives if name != NEAR)
-    payloads = {task.name: task.payload for task in exam.tasks}
     finalists = _finalists(stages, n_best)
     n_searched = sum(not trial.user_attrs.get("baseline") for _, trial in finalists)
     level = 1 - 0.05 / max(n_searched, 1)
-    drawn: dict[str, tuple[FrozenTrial, dict[str, Mark], dict[str, float]]] = {}
+    drawn = []
     for name, trial in finalists:
-        marks = search.kept_marks(trial.user_attrs["candidate"], exam)
-        if len(marks) == len(exam.tasks):
-            drawn[name] = (trial, marks, scores_of(exam.tasks, marks.values(), scorer))
+        attrs = trial.user_attrs
+        marks = search.kept_marks(attrs["candidate"], exam)
+        if len(marks) < len(exam.tasks):
+            continue
+        values = {n: Fraction(v) for n, v in attrs.get("values", {}).items()}
+        entrant = Standing(
+            name, trial.number, attrs["candidate"], _recipe(search, trial), values,
+            tuple(trial.values), {}, baseline=bool(attrs.get("baseline")),
+        )  # fmt: skip
+        drawn.append((entrant, marks))
     if not drawn:
         raise StudyError(f"{search.store.where}: no candidate was drawn on the held-out exam")
-    uniform = drawn.get(UNIFORM)
-    parents = {
-        name: list(marks.values())
-        for name, (trial, marks, _) in drawn.items()
-        if trial.user_attrs.get("baseline")
-    }
+    return rank(drawn, exam, scorer, search.settings.tally, level=level, failures=failures)
+
+
+def rank(
+    drawn: Sequence[tuple[Standing, Mapping[str, Mark]]],
+    exam: Exam,
+    scorer: str,
+    tally_name: str,
+    *,
+    level: float = 0.95,
+    failures: Mapping[str, str] | None = None,
+) -> Result:
+    """Compare candidates by what they got on an exam.
+
+    Args:
+        drawn: Each candidate, without scores and verdict, and its marks for all tasks; at least
+            one.
+        exam: What was drawn.
+        scorer: What counts.
+        tally_name: How scores become one number.
+        level: Of the intervals of candidates that are no baselines.
+        failures: What could not be drawn.
+    """
+    payloads = {task.name: task.payload for task in exam.tasks}
+    scored = {one.name: scores_of(exam.tasks, marks.values(), scorer) for one, marks in drawn}
+    parents = {one.name: list(marks.values()) for one, marks in drawn if one.baseline}
+    uniform = scored.get(UNIFORM)
     standings = []
-    for name, (trial, marks, scores) in drawn.items():
-        baseline = bool(trial.user_attrs.get("baseline"))
-        verdict = None
-        if uniform is not None and name != UNIFORM:
+    for one, marks in drawn:
+        scores, verdict = scored[one.name], None
+        if uniform is not None and one.name != UNIFORM:
             verdict = compare_marks(
-                scores, uniform[2], payloads=payloads, level=0.95 if baseline else level
+                scores, uniform, payloads=payloads, level=0.95 if one.baseline else level
             )
-        drifts = () if baseline else guard(marks.values(), parents, payloads=payloads)
-        values = {n: Fraction(v) for n, v in trial.user_attrs.get("values", {}).items()}
+        drifts = () if one.baseline else guard(marks.values(), parents, payloads=payloads)
+        tallied = _tallied(scores, tally_name)
         standings.append(
-            Standing(
-                name,
-                trial.number,
-                trial.user_attrs["candidate"],
-                _recipe(search, trial),
-                values,
-                tuple(trial.values),
-                scores,
-                _tallied(scores, search.settings.tally),
-                verdict,
-                drifts,
-                baseline,
-            )  # fmt: skip
+            replace(one, held_out=scores, tallied=tallied, verdict=verdict, drifts=drifts)
         )
     standings.sort(key=lambda s: (s.tallied is None, -(s.tallied or 0.0), s.number))
     against = {}

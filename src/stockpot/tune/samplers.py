@@ -24,7 +24,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from stockpot.errors import StockpotError
 
-__all__ = ["CmaesSampler", "OptunaSampler", "ProcessSampler", "SobolSampler", "UniformSampler"]
+__all__ = [
+    "ERROR_ATTR", "CmaesSampler", "OptunaSampler", "ProcessSampler", "SobolSampler",
+    "UniformSampler",
+]  # fmt: skip
+
+#: The system attribute of a trial whose value is an estimate: its standard error.
+ERROR_ATTR = "stockpot:error"
 
 Array = NDArray[np.float64]
 
@@ -178,7 +184,7 @@ class ProcessSampler(_Memoryless):
     def _point(self, study: Study, number: int, cube: _Cube) -> Array:
         from stockpot.tune.surrogates import GaussianProcess, propose_point
 
-        points, values, pending = _history(study, cube)
+        points, values, pending, errors = _history(study, cube)
         if len(values) < self._n_first:
             return _uniform(self._seed, number, len(cube.space))
         if len(values) > _MOST_POINTS:
@@ -186,11 +192,12 @@ class ProcessSampler(_Memoryless):
             latest = np.arange(len(values)) >= len(values) - _MOST_POINTS // 2
             best = np.argsort(-values, kind="stable")[: _MOST_POINTS // 2]
             latest[best] = True
-            points, values = points[latest], values[latest]
+            points, values, errors = points[latest], values[latest], errors[latest]
         if len(pending):
             points = np.concatenate([points, pending])
             values = np.concatenate([values, np.zeros(len(pending))])
-        process = GaussianProcess(points, values, n_pending=len(pending))
+            errors = np.concatenate([errors, np.zeros(len(pending))])
+        process = GaussianProcess(points, values, n_pending=len(pending), errors=errors)
         rng = np.random.default_rng(stream_seed(self._seed, number, "process"))
         return propose_point(process, cube.steps, rng)
 
@@ -218,7 +225,7 @@ class CmaesSampler(_Memoryless):
                 seed=stream_seed(self._seed, number, "cmaes"),
             )
 
-        points, values, _ = _history(study, cube)
+        points, values, _, _ = _history(study, cube)
         told = [
             (np.append(point, [0.5] * (d - len(point))), -float(value))
             for point, value in zip(points, values, strict=True)
@@ -311,11 +318,12 @@ def _uniform(seed: int, number: int, n_dimensions: int) -> Array:
     return np.random.default_rng(stream_seed(seed, number, "uniform")).random(n_dimensions)
 
 
-def _history(study: Study, cube: _Cube) -> tuple[Array, Array, Array]:
-    """Points and values (higher is better) of what is finished, and points of what is running.
+def _history(study: Study, cube: _Cube) -> tuple[Array, Array, Array, Array]:
+    """Points and values (higher is better) of what is finished, points of what is running, and
+    the standard errors of the values.
 
     In the order of their numbers, whatever came in first. A trial that was stopped counts with the
-    mean of what it had reported.
+    mean of what it had reported, unless it has a value of its own.
     """
     if len(study.directions) > 1:
         raise StockpotError(
@@ -326,6 +334,7 @@ def _history(study: Study, cube: _Cube) -> tuple[Array, Array, Array]:
     points: list[Array] = []
     values: list[float] = []
     pending: list[Array] = []
+    errors: list[float] = []
     for trial in sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number):
         if not cube.space.keys() <= trial.params.keys():
             continue
@@ -336,11 +345,13 @@ def _history(study: Study, cube: _Cube) -> tuple[Array, Array, Array]:
             if value is not None:
                 points.append(cube.point(trial.params))
                 values.append(sign * value)
+                errors.append(float(trial.system_attrs.get(ERROR_ATTR, 0.0)))
     d = len(cube.space)
     return (
         np.array(points).reshape(-1, d),
         np.array(values, dtype=float),
         np.array(pending).reshape(-1, d),
+        np.array(errors, dtype=float),
     )
 
 

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, final
 
-from stockpot.errors import StudyError
+from stockpot.errors import LostWorkerError, StoppedError, StudyError
 from stockpot.recipes import Origin, Recipe, Save, canonical
-from stockpot.tune.books import KeptMark
 from stockpot.tune.claims import Claims
 from stockpot.tune.exam import Exam, Task
 from stockpot.tune.examining import Examiner, Mark
 from stockpot.tune.holes import fill_holes
-from stockpot.tune.proposing import distributions_of, is_worse, propose
+from stockpot.tune.keeping import keep_mark, kept_marks
+from stockpot.tune.proposing import distributions_of, is_worse, predict_difference, propose
 from stockpot.tune.settings import NEAR, Baseline, Limits, SearchSettings, check_same
 from stockpot.tune.spaces import Space
 from stockpot.tune.storing import StudyStore
@@ -137,7 +138,7 @@ class Search:
             "dials": [[d.name, d.low, d.high, d.whole] for d in self.space.dials],
             "baselines": [[b.name, candidate_key(b.recipe, self._pool)] for b in self.baselines],
         }  # fmt: skip
-        key = "settings" if self.store.name == "stockpot" else f"settings {self.store.name}"
+        key = self.store.note_key("settings")
         kept = self.store.book.note(key)
         if kept is None:
             self.store.book.put_note(key, json.dumps(asked))
@@ -210,7 +211,8 @@ class Search:
             return "out of time"
         if limits.n_images is not None:
             n_open = sum(not trial.state.is_finished() for trial in trials)
-            drawn = self.store.book.count_marks(self._tasks)
+            own_keys = {str(trial.user_attrs.get("candidate")) for trial in own}
+            drawn = self.store.book.count_marks(self._tasks, own_keys)
             if drawn + (n_open + 1) * len(self.exam.tasks) > limits.n_images:
                 return f"{limits.n_images} pictures"
         if limits.patience is not None and self._n_idle(own) >= limits.patience:
@@ -278,23 +280,34 @@ class Search:
 
     def kept_marks(self, key: str, exam: Exam) -> dict[str, Mark]:
         """Read the marks that a candidate has for an exam's tasks, by task, in their order."""
-        kept = {mark.task: mark for mark in self.store.book.marks(key)}
-        return {task.name: _mark(kept[task.key], task) for task in exam.tasks if task.key in kept}
+        return kept_marks(self.store.book, key, exam)
 
     def left(self, candidate: Candidate) -> tuple[Task, ...]:
-        """The tasks that a candidate has no mark for, in order."""
-        return tuple(task for task in self.exam.tasks if task.name not in candidate.marks)
+        """The tasks that a candidate has no mark for, in the order to draw them.
+
+        Where candidates may be stopped each has an order of its own, still one picture of each
+        payload before the second ones. The best one so far is the best by the luck of some tasks
+        as well; if those came first every time, whatever follows would be stopped by them.
+        """
+        tasks = self.exam.tasks
+        if self._may_be_stopped(candidate):
+            dice = random.Random(f"{self.settings.seed} {candidate.number}")
+            turns: dict[str, int] = {}
+            places = []
+            for task in tasks:
+                turn = turns[task.payload] = turns.get(task.payload, -1) + 1
+                places.append((turn, dice.random()))
+            tasks = tuple(task for _, task in sorted(zip(places, tasks, strict=True),
+                                                     key=lambda pair: pair[0]))  # fmt: skip
+        return tuple(task for task in tasks if task.name not in candidate.marks)
+
+    def _may_be_stopped(self, candidate: Candidate) -> bool:
+        one = len(self.settings.objectives) == 1
+        return self.settings.stop_p is not None and not candidate.name and one
 
     def keep_mark(self, key: str, mark: Mark, task: Task) -> None:
         """Store a mark, and its picture where it has one."""
-        picture = None
-        if mark.picture is not None:
-            from stockpot.draw import to_png
-
-            picture = to_png(mark.picture, "")
-        kept = KeptMark(key, task.key, task.name, dict(mark.scores), dict(mark.facts),
-                        mark.elapsed_s)  # fmt: skip
-        self.store.book.put_mark(kept, picture)
+        keep_mark(self.store.book, key, mark, task)
 
     def record(self, candidate: Candidate, mark: Mark) -> bool:
         """Take a mark of a candidate; it is stored before anything is made of it.
@@ -316,12 +329,9 @@ class Search:
         Args:
             candidate: With some of its marks. Baselines are never stopped.
         """
-        if self.settings.stop_p is None or candidate.name or len(self.settings.objectives) > 1:
+        if candidate.best is None or not self._may_be_stopped(candidate):
             return False
-        if not self.left(candidate):
-            return False
-        if candidate.best is None:
-            return False
+        assert self.settings.stop_p is not None
         mine = scores_of(self.exam.tasks, candidate.marks.values(), self.settings.objectives[0])
         return is_worse(mine, candidate.best[1], self.settings.stop_p)
 
@@ -354,9 +364,8 @@ class Search:
                     candidate.trial_id, "complete", self.values(candidate), **attrs
                 )
                 return
-            self.store.finish_trial(
-                candidate.trial_id, "pruned", [self._estimate(candidate)], **attrs
-            )
+            value, attrs["value_error"] = self._estimate(candidate)
+            self.store.finish_trial(candidate.trial_id, "pruned", [value], **attrs)
         except Exception as error:
             self.fail(candidate, error)
 
@@ -376,13 +385,13 @@ class Search:
                 values.append(tally(scores, self.settings.tally))
         return values
 
-    def _estimate(self, candidate: Candidate) -> float:
+    def _estimate(self, candidate: Candidate) -> tuple[float, float]:
         assert candidate.best is not None
         value, reference = candidate.best
         mine = scores_of(self.exam.tasks, candidate.marks.values(), self.settings.objectives[0])
-        shift = sum(mine[name] - reference[name] for name in mine) / len(mine)
+        shift, error = predict_difference(mine, reference)
         full = {name: mine.get(name, score + shift) for name, score in reference.items()}
-        return min(tally(full, self.settings.tally), value)
+        return min(tally(full, self.settings.tally), value), error
 
     def fail(self, candidate: Candidate, error: BaseException) -> None:
         """End a candidate's trial that could not be examined; the search goes on.
@@ -407,10 +416,6 @@ class Search:
         self.close()
 
 
-def _mark(kept: KeptMark, task: Task) -> Mark:
-    return Mark(task.name, kept.scores, kept.facts, kept.elapsed_s)
-
-
 def run_search(
     search: Search, examiner: Examiner, progress: Callable[[Candidate], None] | None = None
 ) -> None:
@@ -423,10 +428,14 @@ def run_search(
 
     Raises:
         StudyError: Nothing but failures.
+        LostWorkerError: The examiner is gone; the candidate is not, and another goes on with it.
+        StoppedError: Somebody asked for it; the same holds.
     """
     while (candidate := search.next_candidate()) is not None:
         try:
             _examine(search, examiner, candidate)
+        except (LostWorkerError, StoppedError):
+            raise  # the candidate can be gone on with, by another worker or later
         except Exception as error:  # one bad candidate must not end hours of work
             search.fail(candidate, error)
         else:
@@ -436,20 +445,17 @@ def run_search(
 
 
 def _examine(search: Search, examiner: Examiner, candidate: Candidate) -> None:
-    kept = candidate.marks
-    # What was known before a kill is gone through in the same order, so that it ends the same way.
-    candidate.marks = {}
-    for mark in _marks(search, examiner, candidate, kept):
+    if candidate.marks and search.may_stop(candidate):
+        return  # killed between its last mark and its end
+    for mark in _marks(search, examiner, candidate):
         candidate.marks[mark.task] = mark
-        if search.may_stop(candidate):
+        # What a batch has drawn already is paid for, and makes the estimate better.
+        if not mark.n_drawn and search.may_stop(candidate):
             return
 
 
-def _marks(
-    search: Search, examiner: Examiner, candidate: Candidate, kept: Mapping[str, Mark]
-) -> Iterator[Mark]:
-    yield from kept.values()
-    tasks = [task for task in search.exam.tasks if task.name not in kept]
+def _marks(search: Search, examiner: Examiner, candidate: Candidate) -> Iterator[Mark]:
+    tasks = search.left(candidate)
     if not tasks:
         return
     by_name = {task.name: task for task in tasks}

@@ -42,8 +42,8 @@ class SearchSettings:
         optimiser: A key of `stockpot.tune.OPTIMISERS`.
         seed: Of the optimiser and of what is held out.
         space: A key of `stockpot.tune.SPACES`, as the user wrote it.
-        stop_p: How sure to be that a candidate is worse before it is stopped; None draws all its
-            tasks. With several objectives none is stopped.
+        stop_p: The chance to come out ahead of the best below which a candidate is stopped; None
+            draws all its tasks. With several objectives none is stopped.
     """
 
     objectives: tuple[str, ...]
@@ -52,7 +52,7 @@ class SearchSettings:
     optimiser: str = "auto"
     seed: int = 0
     space: str = "each"
-    stop_p: float | None = 0.1
+    stop_p: float | None = 0.2
 
     def __post_init__(self) -> None:
         for name in self.objectives:

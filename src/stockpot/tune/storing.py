@@ -43,6 +43,30 @@ class StudyStore:
     def __init__(self, where: str, trials: BaseStorage, book: Book, name: str = _NAME) -> None:
         self.where, self.trials, self.book, self.name = where, trials, book, name
 
+    def note_key(self, what: str) -> str:
+        """The book's key of what each study of the file notes for itself.
+
+        Args:
+            what: Such as ``settings``.
+        """
+        return what if self.name == _NAME else f"{what} {self.name}"
+
+    def named(self, name: str) -> StudyStore:
+        """Another study of the same file; the book is the same.
+
+        Args:
+            name: Of the study; it need not be there yet.
+        """
+        return StudyStore(self.where, self.trials, self.book, name)
+
+    def is_there(self) -> bool:
+        """Whether this study was begun."""
+        try:
+            self.study_id()
+        except StudyError:
+            return False
+        return True
+
     def study_id(self, n_objectives: int | None = None) -> int:
         """The number of the study in optuna's storage.
 
@@ -148,12 +172,12 @@ class StudyStore:
 
     def settings(self) -> dict[str, Any] | None:
         """Read what was searched and how; None for a study that is new."""
-        text = self.book.note("settings")
+        text = self.book.note(self.note_key("settings"))
         return None if text is None else read_object(self.where, "settings", text, SETTINGS_SHAPE)
 
     def result(self) -> dict[str, Any] | None:
         """Read how a study ended, as `result_json` made it; None for one that has not."""
-        text = self.book.note("result")
+        text = self.book.note(self.note_key("result"))
         return None if text is None else read_object(self.where, "result", text, RESULT_SHAPE)
 
     def close(self) -> None:

@@ -69,6 +69,8 @@ class GaussianProcess:
         n_pending: How many of the last points have no value yet (theirs are ignored). They take
             the mean that the others predict, so that the next proposal goes elsewhere (the
             "kriging believer", Ginsbourger et al. 2010).
+        errors: Standard error of each value, in its scale, on top of the noise that all have; for
+            values that are estimates. None for none.
 
     Example:
         >>> line = np.linspace(0, 1, 5)[:, None]
@@ -79,13 +81,20 @@ class GaussianProcess:
     """
 
     def __init__(
-        self, points: Array, values: Array, priors: Priors | None = None, n_pending: int = 0
+        self,
+        points: Array,
+        values: Array,
+        priors: Priors | None = None,
+        n_pending: int = 0,
+        errors: Array | None = None,
     ) -> None:
         self._priors = priors or Priors()
         self._n_dimensions = points.shape[1]
         seen = len(points) - n_pending
         self._mean = float(values[:seen].mean())
         self._scale = float(values[:seen].std()) or 1.0
+        # As parts of the signal's variance, which is about that of the values.
+        self._extra = np.zeros(len(points)) if errors is None else (errors / self._scale) ** 2
         self._fit(points[:seen], (values[:seen] - self._mean) / self._scale)
         if n_pending:
             believed, _ = self._predict(points[seen:])
@@ -165,7 +174,8 @@ class GaussianProcess:
                 np.exp(-2 * (theta[0] + theta[2:])) if own else np.full(d, np.exp(-2 * theta[0]))
             )
             correlation, slope = _correlation(squared @ inverse)
-            factor = cho_factor(correlation + (np.exp(theta[1]) + _JITTER) * np.eye(n), lower=True)
+            noise = np.diag(np.exp(theta[1]) + _JITTER + self._extra[:n])
+            factor = cho_factor(correlation + noise, lower=True)
             k_inverse = cho_solve(factor, np.eye(n))
             ones = k_inverse.sum(1)
             residual = y - (ones @ y) / ones.sum()
@@ -213,7 +223,8 @@ class GaussianProcess:
         self._x, self._y = x, y
         self._scaled = x * np.sqrt(self._inverse)
         k = _correlation(_squared_distances(self._scaled, self._scaled))[0]
-        factor = cho_factor(k + (self._noise + _JITTER) * np.eye(len(y)), lower=True)
+        noise = np.diag(self._noise + _JITTER + self._extra[: len(y)])
+        factor = cho_factor(k + noise, lower=True)
         self._k_inverse = cho_solve(factor, np.eye(len(y)))
         self._ones = self._k_inverse.sum(1)
         self._level = (self._ones @ y) / self._ones.sum()

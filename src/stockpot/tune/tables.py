@@ -228,14 +228,16 @@ class TableBook(Book):
             made.append(KeptMark(row.candidate, row.task, row.name, scored, facts, row.elapsed_s))
         return made
 
-    def count_marks(self, tasks: Collection[str]) -> int:
+    def count_marks(self, tasks: Collection[str], candidates: Collection[str] | None = None) -> int:
         """Count marks; see `Book.count_marks`."""
         import sqlalchemy as sql
 
-        column = self._marks.c.task
         with self._engine.connect() as connection:
-            rows = connection.execute(sql.select(column, sql.func.count()).group_by(column)).all()
-        return sum(count for task, count in rows if task in tasks)
+            rows = connection.execute(sql.select(self._marks.c.task, self._marks.c.candidate)).all()
+        return sum(
+            row.task in tasks and (candidates is None or row.candidate in candidates)
+            for row in rows
+        )
 
     def picture(self, candidate: str, task: str) -> bytes | None:
         """Read a picture; see `Book.picture`."""
