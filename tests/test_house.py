@@ -189,8 +189,8 @@ PUBLIC = {
     "stockpot.studies": (
         "Answer Classifier Contrast Embed Gallery Interval Made Mantel STUDIES Setting Study "
         "average bootstrap_means contrast_all correlate find_studies groups_of holm mantel mse "
-        "own_encoders plain_data random_orders read_concepts scorer_classifier shrink sift_apart "
-        "sign_flips structure_apart zoo_classifier zoo_embedding"
+        "own_encoders plain_data random_orders read_concepts scorer_classifier shrink "
+        "sift_apart sign_flips structure_apart zoo_classifier zoo_embedding"
     ),
     "stockpot.cluster": "LOCAL Node RayCrew open_cluster",
 }

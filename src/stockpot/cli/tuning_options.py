@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass
 from dataclasses import fields as fields_of
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -157,14 +157,7 @@ def takes_search_options(command: Callable[..., None]) -> Callable[..., None]:
         What typer reads as a command with its own parameters and one for each option.
     """
     told = inspect.signature(command, eval_str=True)
-    hints = get_type_hints(SearchOptions, include_extras=True)
-    shared = [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[field.name],
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-        )
-        for field in fields_of(SearchOptions)
-    ]  # fmt: skip
+    shared = _shared()
     parameters = [
         one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for own in told.parameters.values()
@@ -181,3 +174,15 @@ def takes_search_options(command: Callable[..., None]) -> Callable[..., None]:
     called.__signature__ = told.replace(parameters=parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {p.name: p.annotation for p in parameters}
     return called
+
+
+@cache
+def _shared() -> tuple[inspect.Parameter, ...]:
+    hints = get_type_hints(SearchOptions, include_extras=True)
+    return tuple(
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[field.name],
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+        )
+        for field in fields_of(SearchOptions)
+    )  # fmt: skip
