@@ -68,7 +68,6 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "select": selecting.select_of_pool,
     "study": studying.study_pool,
     "demo": showing.demo,
-    "tune-tree": tuning_tree.tune_tree,
 }
 # They end soon and leave no garbage in circles; to look for it costs a fifth of their start.
 _SHORT = ("mean", "merge")
