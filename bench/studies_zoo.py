@@ -14,9 +14,12 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
+from stockpot.recipes import linear, make_recipe, mean, model, search
 from stockpot.studies import STUDIES
+from stockpot.tune import best_trials, open_store
 from stockpot.zoo import extras, member, zoo_path
 
 MIXED = (
@@ -34,13 +37,13 @@ BEGIN = "<!-- written by bench/studies_zoo.py: begin -->"
 END = "<!-- written by bench/studies_zoo.py: end -->"
 
 
-def write_payloads(folder: Path, steps: int, seeds: int) -> None:
+def write_payloads(folder: Path, steps: int, seeds: int, first: int = 1000) -> None:
     """One file a prompt, so that prompts are what is resampled."""
     folder.mkdir(parents=True, exist_ok=True)
     for style in STYLES:
         for number, scene in enumerate(SCENES):
             payload = {
-                "prompt": f"{style} art, a {scene} background", "seed": 1000 + 10 * number,
+                "prompt": f"{style} art, a {scene} background", "seed": first + 10 * number,
                 "n_iter": seeds, "steps": steps, "cfg_scale": 4.0, "width": 32, "height": 32,
                 "sampler_name": "Euler",
             }  # fmt: skip
@@ -57,13 +60,48 @@ def command(names: list[str], work: Path, payloads: Path, mixes: int, permutatio
         found += ["--outlier", name]
     for extra in extras():
         found += [f"--{extra.kind}", str(extra.path)]
+        if extra.trained_on in ("base", *MIXED):
+            found += ["--trained-on", f"{extra.name}={extra.trained_on}"]
     if tuned is not None:
         found += ["--tuned", str(tuned)]
     return found + [
         "--base", "base", "--payloads", str(payloads), "--score", "clip", "--features", "zoo",
+        "--concepts", "zoo", "--batch", "32",
         "--config", str(zoo_path() / "config"), "--permutations", str(permutations),
         "--mixes", str(mixes), "-o", str(work / "studies"),
     ]  # fmt: skip
+
+
+def tune(work: Path, steps: int, trials: int) -> Path:
+    """Tune a mix of the same models for the same score, on seeds that no study draws.
+
+    One weight a model for UNets. Taken is the best of the search by its own score, as people who
+    trust a score take it: on held-out seeds, the uniform mix may well be as good. What was taken
+    once is kept.
+    """
+    found = work / "tuned.yaml"
+    if found.exists():
+        return found
+    write_payloads(work / "tuning", steps, 1, first=500_000)
+    weights = [search(0, 1, 0.05) for _ in MIXED]
+    models = [model(name) for name in MIXED]
+    recipe = make_recipe(
+        {"unet": linear(models, weights), "te": mean(*models), "vae": model("base")},
+        {name: str(member(name).path) for name in ("base", *MIXED)},
+    )
+    (work / "to-tune.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    subprocess.run(
+        [sys.executable, "-m", "stockpot", "tune", str(work / "to-tune.yaml"), "--payloads",
+         str(work / "tuning"), "--score", "clip", "--study", str(work / "tuning.db"), "--trials",
+         str(trials), "--config", str(zoo_path() / "config")],
+        check=True,
+    )  # fmt: skip
+    with closing(open_store(str(work / "tuning.db"))) as store:
+        (best,) = best_trials(store.all_trials(), 1)
+        text = store.book.candidate(best.user_attrs["candidate"])
+    assert text is not None
+    found.write_text(text, encoding="utf-8")
+    return found
 
 
 def markdown(results: Path, seconds: float) -> str:
@@ -80,10 +118,18 @@ def markdown(results: Path, seconds: float) -> str:
         lines += [f"### {study.letter}. {study.question}", ""]
         lines += [f"- {words}" for words in found["answer"]] + [""]
     head = (
-        f"{models} models, {len(STYLES) * len(SCENES)} prompts; this run took "
+        f"{models} models, {len(STYLES) * len(SCENES)} prompts; all runs together took "
         f"{seconds / 60:.0f} min."
     )
     return "\n".join([head, "", *lines])
+
+
+def spent(work: Path, seconds: float) -> float:
+    """Add this run to earlier ones in the folder: a resumed run is not a fast one."""
+    file = work / "seconds.txt"
+    total = seconds + (float(file.read_text()) if file.exists() else 0.0)
+    file.write_text(str(total))
+    return total
 
 
 def write_docs(file: Path, text: str) -> None:
@@ -104,16 +150,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4, help="pictures of each prompt")
     parser.add_argument("--mixes", type=int, default=255, help="255: every subset of eight models")
     parser.add_argument("--permutations", type=int, default=1000)
-    parser.add_argument("--tuned", type=Path, help="recipe of a tuned mix, for study e and f")
+    parser.add_argument("--tuned", type=Path, help="recipe of a tuned mix; else one is tuned")
+    parser.add_argument("--trials", type=int, default=60, help="of that search; 0 goes without")
     parser.add_argument("--docs", type=Path, help="file whose marked section is rewritten")
     given = parser.parse_args()
+    start = time.monotonic()
     payloads = given.work / "payloads"
     write_payloads(payloads, given.steps, given.seeds)
-    start = time.monotonic()
+    tuned = given.tuned
+    if tuned is None and given.trials:
+        tuned = tune(given.work, given.steps, given.trials)
     typed = command(given.studies.split(","), given.work, payloads, given.mixes,
-                    given.permutations, given.tuned)  # fmt: skip
+                    given.permutations, tuned)  # fmt: skip
     done = subprocess.run(typed, check=False)
-    seconds = time.monotonic() - start
+    seconds = spent(given.work, time.monotonic() - start)
     text = markdown(given.work / "studies", seconds)
     print(text)
     if given.docs is not None:

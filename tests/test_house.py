@@ -187,9 +187,10 @@ PUBLIC = {
         "survey_members used_table"
     ),
     "stockpot.studies": (
-        "Answer Embed Gallery Interval Made Mantel STUDIES Setting Study average "
-        "bootstrap_means correlate find_studies groups_of holm mantel mse plain_data "
-        "random_orders shrink sift_apart structure_apart zoo_embedding"
+        "Answer Classifier Contrast Embed Gallery Interval Made Mantel STUDIES Setting Study "
+        "average bootstrap_means contrast_all correlate find_studies groups_of holm mantel mse "
+        "own_encoders plain_data random_orders read_concepts scorer_classifier shrink "
+        "sift_apart sign_flips structure_apart zoo_classifier zoo_embedding"
     ),
     "stockpot.cluster": "LOCAL Node RayCrew open_cluster",
 }

@@ -101,3 +101,31 @@ def test_what_cannot_be_studied_is_said(given: list[str], tmp_path: Path) -> Non
     run("distance", *given, "-o", tmp_path, "--tasks", "0", code=2)
     left_out = run("all", *given, "-o", tmp_path / "out", "--dry-run")
     assert "breakdown is left out" in left_out.stderr
+
+
+def test_concepts_are_asked_of_the_zoos_judge_or_of_a_scorer(
+    given: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "concepts.yaml"
+    file.write_text("colour: [red, blue]\nshape: [heart, star]\n")
+    more = ["--repeats", "4", "-o", tmp_path / "out"]
+    result = run("concepts", *given, *more, "--concepts", "zoo", "--batch", "8")
+    data = json.loads((tmp_path / "out" / "concepts.json").read_text())["data"]
+    assert data["classifier"] == "the zoo's judge" and data["n_pictures"] == 8
+    assert set(data["concepts"]) == {"style", "size", "colour", "shape", "background"}
+    assert "--tuned" in result.stdout
+    again = [*more, "--concepts", file, "--score", "clip", "--overwrite"]
+    other = run("concepts", *given, *again, "--json")
+    found = json.loads(other.stdout)["concepts"]
+    assert found["data"]["classifier"] == "clip" and "pictures drawn" not in other.stderr
+    assert found["data"]["classifier_on_known_pictures"] is None
+    run("concepts", *given, *more, "--concepts", file, code=2)
+
+
+def test_adapters_have_a_home(given: list[str], tmp_path: Path) -> None:
+    lora = ["--lora", zoo_path() / "lora" / "lora-navy.safetensors", "-o", tmp_path]
+    result = run("adapters", *given, *lora, "--trained-on", "lora-navy=style-glossy", "--dry-run")
+    assert "adapters: at most" in result.stderr
+    text = failure(RequestError, "i", *given, *lora, "--trained-on", "lora-navy=nobody")
+    assert "nobody" in text and "home" in text
+    run("i", *given, *lora, "--trained-on", "style-glossy", code=2)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ from stockpot.engine import Settings, merge_in_memory
 from stockpot.recipes import Recipe
 from stockpot.select import Pool, survey_members
 from stockpot.studies import Gallery, Setting
-from stockpot.tune import CallableExaminer, Exam, Mark, Task
+from stockpot.studies.detail import shares_of
+from stockpot.tune import CallableExaminer, Exam, Mark, Task, picture_facts
 from stockpot.zoo import member
 
 SIDE = 32
@@ -128,3 +131,55 @@ def fresh(setting: Setting, world: World, tmp_path: Path) -> Callable[..., Setti
         return replace(setting, gallery=gallery, **changes)  # type: ignore[arg-type]
 
     return make
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What is to be painted: shares of models, by UNet and text encoder, and the request."""
+
+    unet: Mapping[str, float]
+    te: Mapping[str, float]
+    task: Task
+
+    @property
+    def is_mix(self) -> bool:
+        return len(self.unet) > 1
+
+    @property
+    def name(self) -> str:
+        """The model, or ``mix``."""
+        return "mix" if self.is_mix else next(iter(self.unet))
+
+    def noise(self, *words: object) -> np.random.Generator:
+        """Chance that depends on the words and on nothing else."""
+        return np.random.default_rng(zlib.crc32("/".join(map(str, words)).encode()))
+
+
+Paint = Callable[[Canvas], tuple[np.ndarray, float]]
+
+
+@pytest.fixture
+def painted(setting: Setting, tmp_path: Path) -> Callable[..., Setting]:
+    """Make a setting whose pictures are planted: `paint` gives values and a score."""
+
+    def make(paint: Paint, **changes: Any) -> Setting:
+        return paint_gallery(setting, tmp_path / f"{len(list(tmp_path.iterdir()))}", paint, changes)
+
+    return make
+
+
+def paint_gallery(
+    setting: Setting, folder: Path, paint: Paint, changes: Mapping[str, Any]
+) -> Setting:
+    """A gallery of pictures that are functions of what a recipe is made of: nothing is merged."""
+    folder.mkdir()
+
+    def draw(recipe: Recipe, task: Task) -> Mark:
+        unet, te = (shares_of(setting, recipe, part) for part in ("unet", "te"))
+        assert unet is not None and te is not None
+        values, score = paint(Canvas(unet, te, task))
+        picture = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+        return Mark(task.name, {"near": score}, picture_facts(picture), 0.0, picture)
+
+    gallery = Gallery(folder, setting.pool, lambda made: CallableExaminer(draw))
+    return replace(setting, gallery=gallery, **changes)

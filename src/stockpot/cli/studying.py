@@ -15,7 +15,8 @@ from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_json, print_table, safe_text
 
 if TYPE_CHECKING:
-    from stockpot.studies import Answer, Embed, Setting, Study
+    from stockpot.scores import Scorer
+    from stockpot.studies import Answer, Classifier, Embed, Setting, Study
 
 __all__ = ["study_pool"]
 
@@ -54,6 +55,16 @@ def study_pool(
     embedding: Annotated[
         list[Path] | None, typer.Option(help="An embedding, or a folder of them.")
     ] = None,
+    trained_on: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=MODEL: the model that a LoRA or embedding was trained on; else "
+                     "what its file says, else the base."),
+    ] = None,
+    concepts: Annotated[
+        str,
+        typer.Option(help="A file with words by attribute, told apart by --score; or zoo: the "
+                     "zoo's classifier."),
+    ] = "",
     repeats: Annotated[int, typer.Option(help="Pictures of each payload, with further seeds.")] = 1,
     tasks: Annotated[int | None, typer.Option(help="Draw the first so many requests only.")] = None,
     size_scale: Annotated[float | None, typer.Option(help="Multiply all sizes.")] = None,
@@ -72,6 +83,9 @@ def study_pool(
     memory: Annotated[str, typer.Option(help="Ceiling for models, such as 14GiB.")] = "8GiB",
     device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    batch: Annotated[
+        int, typer.Option(help="Pictures at once: more is faster, and takes more memory.")
+    ] = 4,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it will cost, and stop.")
     ] = False,
@@ -93,8 +107,10 @@ def study_pool(
     chosen = find_studies(names)
     if output is None or not pool or not payloads:
         raise typer.BadParameter("a study needs --pool FILE …, --payloads and -o FOLDER")
-    if permutations < 1 or mixes < 1 or repeats < 1 or (tasks is not None and tasks < 1):
-        raise typer.BadParameter("--permutations, --mixes, --repeats and --tasks are 1 or more")
+    if min(permutations, mixes, repeats, batch, 1 if tasks is None else tasks) < 1:
+        raise typer.BadParameter(
+            "--permutations, --mixes, --repeats, --tasks and --batch are 1 or more"
+        )
     paths = parse_pool(pool)
     asked: dict[str, Any] = {
         "pool": paths, "score": score, "base": base, "outliers": outlier or [],
@@ -102,12 +118,14 @@ def study_pool(
         "loras": [str(path) for path in lora or []],
         "embeddings": [str(path) for path in embedding or []], "permutations": permutations,
         "mixes": mixes, "seed": seed, "vae": vae, "dtype": dtype, "device": device,
+        "trained_on": trained_on or [], "concepts": concepts,
     }  # fmt: skip
     with ExitStack() as stack, told_warnings():
         opened = _Opened(
             paths, payloads, repeats, tasks, size_scale, steps, vae, score, score_files, scales,
             config, memory, device, dtype, output, tuned, features, tuple(lora or ()),
             tuple(embedding or ()), base, tuple(outlier or ()), permutations, mixes, seed,
+            _homes(trained_on or []), concepts, batch,
         )  # fmt: skip
         setting = opened.setting(stack)
         asked |= {"exam": setting.exam.key, "models": opened.contents(setting)}
@@ -168,6 +186,9 @@ class _Opened:
     n_permutations: int
     n_mixes: int
     seed: int
+    homes: dict[str, str]
+    concepts: str
+    batch: int
 
     def setting(self, stack: ExitStack) -> Setting:
         """Open everything; what is open is closed with the stack."""
@@ -203,7 +224,7 @@ class _Opened:
             return open_examiner(
                 sources if made is None else {**_needed(pool, sources), **made}, scorers,
                 memory=parse_size(self.memory), config=self.config, device=self.device,
-                dtype=self.dtype, loras=loras,
+                dtype=self.dtype, loras=loras, batch=self.batch,
                 embeddings={key: read_embedding(path, key) for key, path in embeddings.items()},
             )  # fmt: skip
 
@@ -215,7 +236,8 @@ class _Opened:
             pool, sources, exam, gallery, self.score, self.base, self.outliers,
             None if self.tuned is None else read_any(self.tuned).recipe, _embed(self.features),
             loras, embeddings, self.seed, self.n_permutations, self.n_mixes,
-            parse_size(self.memory), note,
+            parse_size(self.memory), note, self.homes,
+            _classifier(self.concepts, scorers[name] if self.score else None),
         )  # fmt: skip
 
     def contents(self, setting: Setting) -> dict[str, list[str]]:
@@ -238,6 +260,28 @@ def _embed(features: str) -> Embed | None:
     from stockpot.studies import zoo_embedding
 
     return zoo_embedding()
+
+
+def _homes(given: list[str]) -> dict[str, str]:
+    found = {}
+    for text in given:
+        name, equals, model = text.partition("=")
+        if not (name and equals and model):
+            raise typer.BadParameter(f"--trained-on is NAME=MODEL, but got {text!r}")
+        found[name] = model
+    return found
+
+
+def _classifier(concepts: str, scorer: Scorer | None) -> Classifier | None:
+    if not concepts:
+        return None
+    from stockpot.studies import read_concepts, scorer_classifier, zoo_classifier
+
+    if concepts == "zoo":
+        return zoo_classifier()
+    if scorer is None:
+        raise typer.BadParameter("--concepts FILE needs a --score that reads prompts")
+    return scorer_classifier(scorer, read_concepts(Path(concepts)))
 
 
 def _ready(chosen: tuple[Study, ...], setting: Setting, names: list[str]) -> list[Study]:

@@ -18,10 +18,13 @@ from stockpot.recipes import Expr, PoolEntry, Recipe, make_recipe, mean, model, 
 from stockpot.report import Chart, Section
 from stockpot.scores import Picture
 from stockpot.select import Choice, Pool
+from stockpot.studies.classifying import Classifier
 from stockpot.studies.gallery import Gallery
 from stockpot.tune import Exam, Task
 
-__all__ = ["Answer", "Embed", "Setting", "Study", "average", "groups_of", "plain_data"]
+__all__ = [
+    "Answer", "Embed", "Setting", "Study", "average", "groups_of", "own_encoders", "plain_data",
+]  # fmt: skip
 
 Embed = Callable[[Sequence[Picture]], npt.NDArray[np.float32]]
 """From pictures to unit vectors, float32 `[n, width]`: a network of the user's."""
@@ -44,6 +47,8 @@ class Setting:
         embed: A network for features of pictures.
         loras: Files of LoRAs by the name that prompts give.
         embeddings: Files of embeddings by the word that calls them.
+        homes: By LoRA or embedding, the model that it was trained on; the base where none is said.
+        classifier: Says what pictures show, for studies of concepts.
         seed: Of all that is drawn at random, besides pictures.
         n_permutations: Relabellings, resampled orders.
         n_mixes: How many mixes a study may draw to follow random orders.
@@ -67,6 +72,8 @@ class Setting:
     n_mixes: int = 64
     memory: int = DEFAULT_MEMORY
     progress: Callable[[str], None] = field(default=lambda line: None, compare=False)
+    homes: Mapping[str, str] = field(default_factory=dict)
+    classifier: Classifier | None = None
 
     def __post_init__(self) -> None:
         known = [one.name for one in self.pool.members]
@@ -74,8 +81,16 @@ class Setting:
             Problem("model", f"{what} must be a model of the pool, but the pool has "
                     f"{', '.join(known)}", name)
             for what, names in (("the base", [self.base] if self.base is not None else []),
-                                ("an outlier", self.outliers))
+                                ("an outlier", self.outliers),
+                                ("the home of a LoRA or embedding", self.homes.values()),
+                                ("what a tuned mix reads", self.tuned.pool if self.tuned else ()))
             for name in names if name not in known
+        ]  # fmt: skip
+        adapters = {**self.loras, **self.embeddings}
+        problems += [
+            Problem("adapter", "a home is that of a LoRA or embedding that is given, which are "
+                    f"{', '.join(adapters) or 'none'}", name)
+            for name in self.homes if name not in adapters
         ]  # fmt: skip
         if problems:
             raise RequestError(problems)
@@ -115,6 +130,18 @@ class Setting:
         """
         unets = tuple(unets) or self.models
         return self.pool.recipe(Choice(tuple(unets), tuple(encoders) or tuple(unets)))
+
+    def mixes(self) -> dict[str, Recipe]:
+        """The uniform mix and, where one was given, the tuned one, by what answers call them.
+
+        The tuned mix has the VAE that all candidates have: differences are not those of VAEs.
+        """
+        found = {"the mix": self.mix()}
+        if self.tuned is not None:
+            mix = {**self.tuned.mix, "vae": model(self.pool.vae)}
+            entries = {**self.tuned.pool, self.pool.vae: PoolEntry(self.pool.files[self.pool.vae])}
+            found["the tuned mix"] = make_recipe(mix, entries, let=self.tuned.let)
+        return found
 
     def recipe(
         self,
@@ -197,6 +224,24 @@ def average(names: Sequence[str]) -> Expr:
 def groups_of(tasks: Sequence[Task]) -> list[str]:
     """Each task's payload, in order: what `bootstrap_means` resamples first."""
     return [task.payload for task in tasks]
+
+
+def own_encoders(setting: Setting, most: int) -> tuple[str, ...]:
+    """Models whose text encoder is not the base's, outliers last; of equal encoders the first.
+
+    Args:
+        setting: With a base.
+        most: How many are looked at.
+    """
+    assert setting.base is not None
+    theirs = setting.pool.member(setting.base).encoder
+    names = [*setting.models, *(n for n in setting.outliers if n in setting.whole)]
+    found: dict[str, str] = {}
+    for name in names:
+        encoder = setting.pool.member(name).encoder
+        if encoder != theirs:
+            found.setdefault(encoder, name)
+    return tuple(found.values())[:most]
 
 
 def plain_data(value: Any) -> Any:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from stockpot.recipes import Recipe, model
 from stockpot.report import Cell, Section, Table, TableRow
-from stockpot.studies._base import Answer, Setting, Study, groups_of
+from stockpot.studies._base import Answer, Setting, Study, groups_of, own_encoders
 from stockpot.studies.assembling import (
     MADE,
     assemble,
@@ -59,16 +59,7 @@ class _Equal:
 
 
 def _own(setting: Setting) -> tuple[str, ...]:
-    """Models whose text encoder is not the base's, as many as are looked at."""
-    assert setting.base is not None
-    theirs = setting.pool.member(setting.base).encoder
-    names = [*setting.models, *(n for n in setting.outliers if n in setting.whole)]
-    found: dict[str, str] = {}
-    for name in names:
-        encoder = setting.pool.member(name).encoder
-        if encoder != theirs:
-            found.setdefault(encoder, name)
-    return tuple(found.values())[:_MOST]
+    return own_encoders(setting, _MOST)
 
 
 def _missing(setting: Setting) -> str:

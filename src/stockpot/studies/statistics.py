@@ -14,7 +14,10 @@ import numpy.typing as npt
 
 from stockpot.errors import MissingExtraError
 
-__all__ = ["Interval", "Mantel", "bootstrap_means", "correlate", "holm", "mantel", "random_orders"]
+__all__ = [
+    "Interval", "Mantel", "bootstrap_means", "correlate", "holm", "mantel", "random_orders",
+    "sign_flips",
+]  # fmt: skip
 
 Doubles = npt.NDArray[np.float64]
 How = Literal["spearman", "pearson"]
@@ -213,6 +216,52 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
         least = max(least, min(1.0, (len(ranked) - i) * p[name]))
         found[name] = least
     return {name: found[name] for name in p}
+
+
+def sign_flips(
+    differences: Doubles, groups: Sequence[str] | None = None, *, n_flips: int = 10_000,
+    seed: int = 0,
+) -> float:  # fmt: skip
+    """Test whether paired differences are about zero (Fisher's randomisation test).
+
+    If two candidates draw alike, each payload could as well have come out the other way round; so
+    signs are flipped at random, those of a payload together where there are five payloads or more.
+
+    Args:
+        differences: One a task, shape ``[n]``; or a vector a task, shape ``[n, width]``, whose
+            mean's length is then what counts.
+        groups: Each task's payload; None flips tasks by themselves.
+        n_flips: How often; p cannot be below 1/(n_flips + 1), nor below what so few groups allow.
+        seed: Of the flips.
+
+    Returns:
+        Two-sided p.
+
+    Raises:
+        ValueError: There are no tasks, or as many groups as tasks are not given.
+
+    Example:
+        >>> sign_flips(np.array([0.1, -0.1, 0.2, -0.2])) > 0.5
+        True
+        >>> sign_flips(np.full(16, 0.3)) < 0.001
+        True
+    """
+    n = len(differences)
+    if n < 1 or (groups is not None and len(groups) != n):
+        raise ValueError("a test needs tasks, and the group of each")
+    rows = differences.reshape(n, -1)
+    names = list(dict.fromkeys(groups)) if groups is not None else []
+    if len(names) >= _FEWEST_GROUPS and groups is not None:
+        place = np.array([names.index(group) for group in groups])
+        rows = np.stack([rows[place == i].sum(axis=0) for i in range(len(names))])
+    # Lengths of all flipped sums come from the products of rows, however wide these are.
+    products = rows @ rows.T
+    reached = float(products.sum())
+    rng = np.random.default_rng(seed)
+    signs = rng.integers(0, 2, (n_flips, len(rows))) * 2.0 - 1.0
+    flipped = np.einsum("ij,jk,ik->i", signs, products, signs, optimize=True)
+    slack = 1e-9 * float(np.abs(products).sum())
+    return float((1 + (flipped >= reached - slack).sum()) / (n_flips + 1))
 
 
 def random_orders(n: int, n_orders: int, seed: int = 0) -> tuple[tuple[int, ...], ...]:

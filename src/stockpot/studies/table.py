@@ -7,11 +7,17 @@ from types import MappingProxyType
 
 from stockpot.errors import UnknownNameError
 from stockpot.studies._base import Study
+from stockpot.studies.adapters import ADAPTERS
 from stockpot.studies.associative import ASSOCIATIVE
 from stockpot.studies.breakdown import BREAKDOWN
+from stockpot.studies.concepts import CONCEPTS
+from stockpot.studies.detail import DETAIL
 from stockpot.studies.distance import DISTANCE
 from stockpot.studies.encoder import ENCODER
 from stockpot.studies.growth import CONVERGENCE
+from stockpot.studies.parents import PARENTS
+from stockpot.studies.span import RANGE
+from stockpot.studies.variance import VARIANCE
 
 __all__ = ["STUDIES", "find_studies"]
 
@@ -20,6 +26,12 @@ _ROWS: Iterable[Study] = (
     ASSOCIATIVE,
     CONVERGENCE,
     BREAKDOWN,
+    DETAIL,
+    VARIANCE,
+    CONCEPTS,
+    RANGE,
+    ADAPTERS,
+    PARENTS,
     ENCODER,
 )
 
