@@ -136,7 +136,7 @@ def main() -> None:
         known = arguments[:1] if {*arguments[:1]} & {*_COMMANDS, *_GROUPS} else []
         program = _program(known) if known else app
         if known and known[0] in _SHORT:
-            gc.set_threshold(50_000)
+            gc.set_threshold(1_000_000)
             # Merges have threads of their own; numpy's would only wait for work, in a loop.
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         code = program(args=arguments, prog_name="stockpot", standalone_mode=True)
