@@ -268,6 +268,8 @@ def test_a_file_that_is_written_to_meanwhile_is_told(tmp_path: Path, threads: in
     with ExitStack() as stack:
         pool = {name: stack.enter_context(open_checkpoint(tmp_path / f"{name}.safetensors"))
                 for name in "ab"}  # fmt: skip
+        journal = tmp_path / "sums"
         with pytest.raises(CheckpointError, match=r"b\.safetensors was changed while it was read"):
-            compare(pool, threads=threads, progress=change)
+            compare(pool, threads=threads, progress=change, journal=journal)
     assert changed
+    assert not journal.exists()  # sums of who knows what are not gone on from

@@ -98,6 +98,10 @@ class Kept:
                 "another folder"
             ) from error
 
+    def discard(self) -> None:
+        """Let nothing of it be gone on from: the file goes away when it is closed."""
+        self._n_done = 0
+
     def close(self) -> None:
         """Let go of the file, and keep it where something is in it."""
         if self._n_done:

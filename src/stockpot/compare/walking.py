@@ -238,7 +238,7 @@ class _Run:
             self._walk(meter)
             self._stamps.check()
         except (StoppedError, CheckpointError, ClusterError, OSError):
-            self._save()
+            self._keep()
             raise
         finally:
             give_back_memory()
@@ -249,6 +249,19 @@ class _Run:
                 "give the same command again to go on, or remove that file to give up"
             )  # fmt: skip
             raise StoppedError(f"stopped; {left}")
+
+    def _keep(self) -> None:
+        """Keep what is done, unless a file was written to: then nobody knows which sums are right.
+
+        Its time of change may be set back later, so that facts alone would not tell.
+        """
+        try:
+            self._stamps.check()
+        except CheckpointError:
+            if self._kept is not None:
+                self._kept.discard()
+        else:
+            self._save()
 
     def _walk(self, meter: Meter) -> None:
         if self._crew is not None:
