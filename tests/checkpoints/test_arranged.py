@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from stockpot.checkpoints import (
     Place,
     RenamingSink,
     TensorInfo,
+    storage,
 )
 from stockpot.errors import OutputError, OutputExistsError, VerificationError
 
@@ -167,3 +169,31 @@ def test_two_writers_of_one_folder(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         folder(tmp_path / "nowhere" / "out")
+
+
+class Flipping:
+    """A disk that keeps another byte than it was given, in one file."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def fsync(self, descriptor: int) -> None:
+        os.fsync(descriptor)
+        if self._place.exists() and os.path.samestat(os.fstat(descriptor), self._place.stat()):
+            os.pwrite(descriptor, b"!", 0)
+
+
+@pytest.mark.parametrize("name", ["index.json", "one/config.json"])
+def test_a_text_that_the_disk_changes_is_found(tmp_path: Path, name: str) -> None:
+    sink = folder(tmp_path / "out")
+    fill(sink)
+    with (
+        storage.through(Flipping(tmp_path / "out.partial" / name)),
+        pytest.raises(VerificationError, match=f"{name} holds something else"),
+    ):
+        sink.commit({"format": "pt"})
+    sink.abort()
+    assert not list(tmp_path.iterdir())

@@ -21,7 +21,7 @@ from stockpot.checkpoints.file_sink import FileSink
 from stockpot.checkpoints.journal import this_process
 from stockpot.checkpoints.sinks import Sink, file_bytes
 from stockpot.checkpoints.sources import TensorInfo
-from stockpot.errors import OutputError, OutputExistsError
+from stockpot.errors import OutputError, OutputExistsError, VerificationError
 
 __all__ = ["Arrangement", "FolderSink", "Place", "RenamingSink", "is_unfinished"]
 
@@ -292,6 +292,13 @@ class FolderSink(Sink):
                 try:
                     storage.write_at(descriptor, 0, memoryview(data))
                     storage.sync(descriptor)
+                    found = memoryview(bytearray(len(data)))
+                    storage.read_at(descriptor, 0, found, str(place))
+                    if found != data:
+                        raise VerificationError(
+                            f"{self.path}: {name} holds something else than what was written; "
+                            "the disk or the memory is failing; nothing was saved"
+                        )
                 finally:
                     os.close(descriptor)
             self._refuse_existing()
