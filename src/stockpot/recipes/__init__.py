@@ -46,6 +46,7 @@ from .printing import print_expression
 from .reading import parse_recipe, read_recipe
 from .renaming import adapters_in, functions_in, models_below, names_in
 from .signatures import Function, Parameter
+from .small_yaml import read_small_yaml
 
 __all__ = [
     "DTYPES",
@@ -107,6 +108,7 @@ __all__ = [
     "parse_recipe",
     "print_expression",
     "read_recipe",
+    "read_small_yaml",
     "search",
     "weighted_sum",
 ]

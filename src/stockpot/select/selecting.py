@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stockpot.errors import Problem, RequestError, UnknownNameError
+from stockpot.recipes import read_small_yaml
 from stockpot.select.choices import Choice, Pool
 from stockpot.select.deciding import Decision, Decisions, Rule
 from stockpot.select.evidence import Evidence, Stopped
@@ -25,8 +26,6 @@ __all__ = [
     "read_decisions",
     "select_models",
 ]
-
-_LARGEST_FILE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,17 +188,7 @@ def read_decisions(file: Path) -> Decisions:
     Raises:
         RequestError: It says something else, or pins and vetoes the same.
     """
-    from yaml import YAMLError, safe_load
-
-    try:
-        with file.open("rb") as handle:
-            data = handle.read(_LARGEST_FILE + 1)
-        if len(data) > _LARGEST_FILE:
-            raise ValueError("it is larger than 1 MiB")
-        value = safe_load(data.decode("utf-8-sig"))
-    except (OSError, ValueError, YAMLError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise RequestError([Problem("decisions", f"cannot be read: {reason}", str(file))]) from None
+    value = read_small_yaml(file, "decisions")
     problems: list[Problem] = []
     if not isinstance(value, dict):
         value = {}

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stockpot.errors import Problem, RequestError
+from stockpot.recipes import read_small_yaml
 from stockpot.scores import AttributeJudge, Picture, Scorer, plain_prompt
 from stockpot.zoo.shapes import ATTRIBUTES, Scene, render
 
@@ -18,8 +19,6 @@ __all__ = ["Classifier", "Concepts", "read_concepts", "scorer_classifier", "zoo_
 Doubles = npt.NDArray[np.float64]
 Concepts = Mapping[str, tuple[str, ...]]
 """By attribute, such as colour, the words that exclude each other."""
-
-_LARGEST_FILE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -125,17 +124,7 @@ def read_concepts(file: Path) -> Concepts:
     Raises:
         RequestError: It cannot be read, or says something else.
     """
-    from yaml import YAMLError, safe_load
-
-    try:
-        with file.open("rb") as handle:
-            data = handle.read(_LARGEST_FILE + 1)
-        if len(data) > _LARGEST_FILE:
-            raise ValueError("it is larger than 1 MiB")
-        value = safe_load(data.decode("utf-8-sig"))
-    except (OSError, ValueError, YAMLError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise RequestError([Problem("concepts", f"cannot be read: {reason}", str(file))]) from None
+    value = read_small_yaml(file, "concepts")
     problems = []
     if not isinstance(value, dict) or not value:
         value = {}
