@@ -12,6 +12,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from stockpot.cli.clustering import OnCluster
+
 __all__ = ["SearchOptions", "takes_search_options"]
 
 _SPACE = (
@@ -130,6 +132,12 @@ class SearchOptions:
     wildcards: Annotated[
         Path | None, typer.Option(help="Folder of lists for __name__ in prompts.")
     ] = None
+    cluster: OnCluster = None
+
+    @property
+    def n_more(self) -> int:
+        """How many further processes of this machine draw; with a cluster its workers do."""
+        return 0 if self.cluster is not None else self.workers - 1
 
     def check(self) -> None:
         """Refuse what no search can do.
