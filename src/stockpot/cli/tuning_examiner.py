@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
+from stockpot.cli.sizes import memory_bytes
 from stockpot.cli.tuning_crew import draw_on_cluster, with_absolute_paths
 from stockpot.cli.tuning_options import SearchOptions
 from stockpot.errors import ScorerError
@@ -101,12 +100,7 @@ def memory_of(options: SearchOptions) -> int | None:
     Returns:
         Bytes; None without the option.
     """
-    from stockpot.engine import parse_size
-
-    try:
-        return None if options.memory is None else parse_size(options.memory)
-    except ValueError as error:
-        raise typer.BadParameter(f"--memory: {error}") from error
+    return None if options.memory is None else memory_bytes(options.memory)
 
 
 def scorers_of(options: SearchOptions) -> tuple[str, ...]:

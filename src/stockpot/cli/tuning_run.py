@@ -62,7 +62,7 @@ def run_study(wishes: Wishes) -> None:
     Args:
         wishes: The options.
     """
-    from stockpot.tune import check_tally
+    from stockpot.tune import check_tally, shown_address
 
     check_tally(wishes.tally)
     memory_of(wishes)
@@ -72,7 +72,8 @@ def run_study(wishes: Wishes) -> None:
     try:
         _run(wishes)
     except KeyboardInterrupt:
-        note(f"stopped; what was drawn is kept in {wishes.study}: the same command goes on")
+        where = shown_address(wishes.study)
+        note(f"stopped; what was drawn is kept in {where}: the same command goes on")
         raise typer.Exit(130) from None
 
 

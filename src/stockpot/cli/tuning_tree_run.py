@@ -83,7 +83,7 @@ def run_tree(wishes: TreeWishes) -> None:
     Args:
         wishes: The options.
     """
-    from stockpot.tune import ALONE, check_tally
+    from stockpot.tune import ALONE, check_tally, shown_address
 
     check_tally(wishes.tally)
     memory_of(wishes)
@@ -99,7 +99,8 @@ def run_tree(wishes: TreeWishes) -> None:
     try:
         _run(wishes, tree, layout)
     except KeyboardInterrupt:
-        note(f"stopped; what was drawn is kept in {wishes.study}: the same command goes on")
+        where = shown_address(wishes.study)
+        note(f"stopped; what was drawn is kept in {where}: the same command goes on")
         raise typer.Exit(130) from None
 
 
