@@ -242,6 +242,7 @@ class FileSink(Sink):
         if self._finished:
             return
         self._finished = True
+        self._background.shutdown(wait=True)
         if not storage.can_rename_open():
             self._close()
         if self._journal is not None:
@@ -319,10 +320,10 @@ class FileSink(Sink):
             self._journal.add(entry)
 
     def _note_synced(self, keys: list[str]) -> None:
-        with self._guard:
-            if self._journal is not None:
+        if self._journal is not None:
+            with self._guard:
                 self._journal.add({"synced": keys})
-                self._journal.sync()
+            self._journal.sync()  # not under the guard: nobody who writes rows waits for it
 
     def _passed(self, key: str) -> None:
         with self._guard:
