@@ -6,17 +6,15 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["CeilingForModels", "memory_bytes"]
+__all__ = ["WEIGHTS_HELP", "CeilingForModels", "memory_bytes"]
 
-CeilingForModels = Annotated[
-    str,
-    typer.Option(
-        "--memory",
-        help="Ceiling for weights: the model that draws, the first mix while it is loaded, "
-        "merging, and models of the pool that are kept at hand. Libraries (some 500 MB), scorers "
-        "and the drawing of a picture come on top.",
-    ),
-]
+WEIGHTS_HELP = (
+    "Ceiling for weights, such as 8GiB: the model that draws, the first mix while it is loaded, "
+    "merging, and models of the pool that are kept at hand. Libraries (some 500 MB), scorers and "
+    "the drawing of a picture come on top."
+)
+
+CeilingForModels = Annotated[str, typer.Option("--memory", help=WEIGHTS_HELP)]
 
 
 def memory_bytes(text: str) -> int:

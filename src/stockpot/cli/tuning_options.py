@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from stockpot.cli.clustering import OnCluster
+from stockpot.cli.sizes import WEIGHTS_HELP
 
 __all__ = ["SearchOptions", "takes_search_options"]
 
@@ -117,9 +118,7 @@ class SearchOptions:
             "on a hair differently than one that was not."
         ),
     ] = 1
-    memory: Annotated[
-        str | None, typer.Option(help="Ceiling for painter, merging and pool, such as 8GiB.")
-    ] = None
+    memory: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None
     threads: Annotated[int, typer.Option(help="For merging; 0 means one a core.")] = 0
     device: Annotated[str, typer.Option(help="Where to draw and score, such as cuda.")] = "cpu"
     dtype: Annotated[str, typer.Option(help="What to draw in.")] = "float32"
