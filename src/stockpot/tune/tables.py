@@ -93,7 +93,9 @@ def open_tables(where: str, create: bool = True) -> tuple[BaseStorage, Engine]:
         raise StudyError(f"{shown_address(where)}: the database's driver is not installed: "
                          f"{error}") from error  # fmt: skip
     except Exception as error:
-        raise StudyError(f"{shown_address(where)}: the study cannot be opened: {error}") from error
+        # The driver's own words; SQLAlchemy's have an address of a page, and a line each.
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise StudyError(f"{shown_address(where)}: the study cannot be opened: {reason}") from error
     if is_file:
         sqlalchemy.event.listen(storage.engine, "connect", _tune_sqlite)
         storage.engine.dispose()
