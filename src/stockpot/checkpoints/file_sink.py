@@ -27,6 +27,7 @@ from stockpot.errors import (
     CheckpointError,
     OutputError,
     OutputExistsError,
+    UnconfirmedError,
     UnfinishedError,
     VerificationError,
 )
@@ -218,14 +219,22 @@ class FileSink(Sink):
 
         Raises:
             OutputExistsError: A file of that name appeared meanwhile.
+            UnconfirmedError: It has its name, but the disk did not confirm it.
         """
         self._refuse_existing()
         # The claim on the partial name must outlast the name, or another process's new file
         # could be taken for ours.
         if not storage.can_rename_open():
             self._close()
-        with self._explained():
-            storage.replace(self._partial, self.path)
+        try:
+            with self._explained():
+                storage.replace(self._partial, self.path)
+        except UnconfirmedError:
+            self._leave(keep_journal)
+            raise
+        self._leave(keep_journal)
+
+    def _leave(self, keep_journal: bool) -> None:
         self._finished = True
         self._close()
         if not keep_journal:

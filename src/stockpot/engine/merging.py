@@ -53,10 +53,7 @@ from stockpot.engine.settings import Settings, chunking_of, compiled_of
 from stockpot.engine.sharing import run_on_crew
 from stockpot.engine.stopping import heeding
 from stockpot.engine.tensor_tables import TENSORS_KEY, table_of
-from stockpot.errors import (
-    Problem,
-    StoppedError,
-)
+from stockpot.errors import Problem, StoppedError, UnconfirmedError
 from stockpot.recipes import Recipe
 
 __all__ = [
@@ -260,6 +257,8 @@ def merge(
         check = Meter("checking", n_bytes_left, heeding(progress, settings.stop))
         saving = True
         sink.commit(_with(told, metadata), check.add)
+    except UnconfirmedError:
+        raise  # all is done, and nothing of it is to be kept or taken away
     except BaseException as error:
         if not is_worth_keeping(error, saving):
             sink.abort()
