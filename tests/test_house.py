@@ -107,7 +107,8 @@ PUBLIC = {
         "CheckpointError ClusterError HeaderError LayoutError LostWorkerError MemoryBudgetError "
         "MissingExtraError MissingWeightsError OutputError OutputExistsError PreflightError "
         "Problem ProblemsError RecipeError RequestError ScorerError StockpotError StoppedError "
-        "StudyError TallyError TruncatedFileError UnfinishedError UnknownNameError "
+        "StudyError TallyError TruncatedFileError UnconfirmedError UnfinishedError "
+        "UnknownNameError "
         "UnsafeFileError VerificationError"
     ),
     "stockpot.draw": (
@@ -144,7 +145,7 @@ PUBLIC = {
         "atoms_below blocks call canonical compare_folds draw_graph draw_shares export_recipe "
         "find_function fold functions_in glob lerp likely_layout linear lint make_recipe mean "
         "model models_below models_in name_files name_of_file names_in parse_expression "
-        "parse_recipe print_expression read_recipe search weighted_sum"
+        "parse_recipe print_expression read_recipe read_small_yaml search weighted_sum"
     ),
     "stockpot.report": (
         "Ballot Band Cell Chart Code Curve Dendrogram Facts Figures Gallery GalleryRow GridPage "
@@ -167,11 +168,12 @@ PUBLIC = {
         "ImportedRows KeptMark Limits LiveExaminer Mark NEAR OPTIMISERS ORDERS Optimiser "
         "Proposal Result SPACES Search SearchSettings Space Standing StudyStore TALLIES Task "
         "Tree TreeNode UNIFORM Verdict WILDCARD_TYPES Worker best_trials bootstrap_mean "
-        "candidate_key check_tally compare_marks estimate_effects evidence examine_on_crew "
+        "candidate_key check_memory check_tally compare_marks "
+        "estimate_effects evidence examine_on_crew "
         "fill_holes find_holes guard hold_out import_rows is_worse judge make_baselines "
         "make_sampler make_space nearness_to_uniform open_examiner open_store pareto_front "
         "picture_facts plan_tree propose read_exam read_values result_json run_search "
-        "score_together scores_of spread_holes sums_of_models tally trees_in"
+        "score_together scores_of shown_address spread_holes sums_of_models tally trees_in"
     ),
     "stockpot.zoo": "Extra Member ZooNotInstalled extras family member zoo_path",
     "stockpot.inspect": (
