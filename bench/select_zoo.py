@@ -17,6 +17,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+from scipy import stats
+
 from stockpot.checkpoints import open_checkpoint
 from stockpot.draw import DrawSettings, Request
 from stockpot.scores import make_scorer
@@ -157,6 +160,13 @@ def main() -> None:
         print(f"| {one.plan} | {one.seed} | {one.candidates} | {len(one.unets)} | "
               f"{len(one.encoders)} | {one.difference:+.3f} ({one.low:+.3f} … {one.high:+.3f}) | "
               f"{one.better} |")  # fmt: skip
+    if len(author) > 1:
+        differences = [one.difference for one in author]
+        mean, error = float(np.mean(differences)), float(stats.sem(differences))
+        low, high = stats.t.interval(0.95, len(author) - 1, mean, error)
+        beats = "yes" if low > 0 else "no" if high < 0 else "cannot tell"
+        print(f"\nover the seeds the author's plan is {mean:+.3f} above the blind mix, held out "
+              f"(95 % interval {low:+.3f} to {high:+.3f}): {beats}")  # fmt: skip
     most = max(one.candidates for one in author)
     print(f"\nthe author's plan took at most {most} candidates; 3N + N = {4 * n}")
     good = whole >= 0.9 * len(author) and most <= 4 * n
