@@ -220,7 +220,8 @@ class Graph:
         for i, node in applies.items():
             assert isinstance(node, Apply)
             walks = i in lazy and (node.method.feeds or i in unmade)
-            scratch = max(scratch, 2 if walks else node.method.scratch(len(node.inputs)))
+            needs = node.method.walking if walks and node.method.feeds else node.method.scratch
+            scratch = max(scratch, 2 if i in unmade else needs(len(node.inputs)))
             panels += 0 if i in unmade else node.n_outputs
         return panels + scratch + len(self.shared) + 4
 

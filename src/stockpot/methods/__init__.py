@@ -8,6 +8,7 @@ from stockpot.methods.contract import (
     Work,
     by_element,
     by_gram,
+    by_ranks,
     by_tensor,
     weighted_rows,
 )
@@ -23,6 +24,7 @@ from stockpot.methods.gram import (
 )
 from stockpot.methods.linear import HAS_COMPILED_KERNEL, Row, RowFacts, combine, narrow
 from stockpot.methods.matching import best_order, order_blocks
+from stockpot.methods.ranking import ranked
 from stockpot.methods.table import METHODS, get_method
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "best_order",
     "by_element",
     "by_gram",
+    "by_ranks",
     "by_tensor",
     "combine",
     "find_nonfinite",
@@ -50,6 +53,7 @@ __all__ = [
     "narrow",
     "one_blas_thread",
     "order_blocks",
+    "ranked",
     "sum_grams",
     "weighted_rows",
     "widen",

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from stockpot.methods.feeds import Feed
 from stockpot.methods.gram import BLOCK_ELEMENTS, Gram, GramAccumulator
+from stockpot.methods.ranking import ranked
 from stockpot.recipes import Function
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Work",
     "by_element",
     "by_gram",
+    "by_ranks",
     "by_tensor",
     "weighted_rows",
 ]
@@ -171,6 +173,7 @@ class Method:
         matches: Whether it asks for the order in which units of its last input match the first's.
         effort: Seconds of a core for a tensor of a shape, besides its passes; a rough guess.
         feeds: Whether it walks over feeds, so that no panel is made of them.
+        walking: As `scratch`, where it walks over a feed.
         passes_on: Whether its results can be a feed; then they are not made for one that walks
             over feeds.
         looks_first: Whether its first pass may come before the order of its inputs is known; then
@@ -187,6 +190,7 @@ class Method:
     matches: bool = False
     effort: Callable[[tuple[int, ...]], float] = lambda shape: 0.0
     feeds: bool = False
+    walking: Callable[[int], int] = lambda n: 2
     passes_on: bool = False
     looks_first: bool = False
 
@@ -229,6 +233,54 @@ class _ByElement(Work):
 
     def rows(self, start: int, panel: Doubles) -> Doubles:
         return np.atleast_2d(self._rows(panel, self._parameters))
+
+
+def by_ranks(
+    function: Function,
+    places: Callable[[int, Parameters], tuple[int, int]],
+    rows: Callable[[Doubles, Parameters], Doubles],
+    walking: Callable[[int], int],
+) -> Method:
+    """Make a method that depends on the values of each element only, and not on whose they are.
+
+    Args:
+        function: How it is called.
+        places: From the number of inputs and parameters to the places of the order that count:
+            the first, from 0, and one past the last.
+        rows: From the values at these places, least first, shape ``[last - first, m]``, and
+            parameters to ``[m]``.
+        walking: Doubles for each element of n rows, those at the places among them.
+
+    Returns:
+        The method; it needs no pass of its own, and no panel.
+    """
+    return Method(
+        function,
+        lambda task: _ByRanks(task, places, rows),
+        scratch=lambda n: n + walking(n),
+        memory="what it needs of the order of a panel",
+        feeds=True,
+        walking=walking,
+    )
+
+
+@final
+class _ByRanks(Work):
+    def __init__(
+        self,
+        task: Task,
+        places: Callable[[int, Parameters], tuple[int, int]],
+        rows: Callable[[Doubles, Parameters], Doubles],
+    ) -> None:
+        self._parameters, self._rows, self._compiled = task.parameters, rows, task.compiled
+        self._places = places(task.n_inputs, task.parameters)
+
+    def rows(self, start: int, panel: Doubles) -> Doubles:
+        values = ranked(panel, *self._places, compiled=self._compiled)
+        return self._rows(values, self._parameters)[None]
+
+    def rows_of_feed(self, feed: Feed) -> Doubles:
+        return self._rows(ranked(feed, *self._places), self._parameters)[None]
 
 
 def by_gram(function: Function, weights: Callable[[Gram, Parameters], Sequence[float]]) -> Method:
