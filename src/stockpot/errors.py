@@ -180,6 +180,10 @@ class MemoryBudgetError(StockpotError, MemoryError):
     """A plan needs more memory than it was given."""
 
 
+class DeviceError(StockpotError, ValueError):
+    """A device that is not there, or that cannot be used for this."""
+
+
 class ClusterError(StockpotError):
     """Other machines cannot be reached, or do not see the files that they must."""
 

@@ -12,6 +12,7 @@ from stockpot.methods.contract import (
     by_tensor,
     weighted_rows,
 )
+from stockpot.methods.devices import CPU, Device, begin, open_device, runs_on_devices
 from stockpot.methods.doubtful import find_nonfinite, with_zeros
 from stockpot.methods.feeds import Feed, is_finite
 from stockpot.methods.gram import (
@@ -29,8 +30,10 @@ from stockpot.methods.table import METHODS, get_method
 
 __all__ = [
     "BLOCK_ELEMENTS",
+    "CPU",
     "HAS_COMPILED_KERNEL",
     "METHODS",
+    "Device",
     "Doubles",
     "Feed",
     "Gram",
@@ -41,6 +44,7 @@ __all__ = [
     "RowFacts",
     "Task",
     "Work",
+    "begin",
     "best_order",
     "by_element",
     "by_gram",
@@ -52,8 +56,10 @@ __all__ = [
     "is_finite",
     "narrow",
     "one_blas_thread",
+    "open_device",
     "order_blocks",
     "ranked",
+    "runs_on_devices",
     "sum_grams",
     "weighted_rows",
     "widen",

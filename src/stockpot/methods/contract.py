@@ -24,6 +24,7 @@ from stockpot.recipes import Function
 
 __all__ = [
     "Doubles",
+    "GramWork",
     "Method",
     "Parameters",
     "Task",
@@ -258,7 +259,6 @@ def by_ranks(
         function,
         lambda task: _ByRanks(task, places, rows),
         scratch=lambda n: n + walking(n),
-        memory="what it needs of the order of a panel",
         feeds=True,
         walking=walking,
     )
@@ -295,7 +295,7 @@ def by_gram(function: Function, weights: Callable[[Gram, Parameters], Sequence[f
     """
     return Method(
         function,
-        lambda task: _ByGram(task, weights),
+        lambda task: GramWork(task, weights),
         passes=1,
         scratch=lambda n: 2,
         held=lambda n, shape, _: 16 * n * BLOCK_ELEMENTS + 400 * n * n,
@@ -306,12 +306,25 @@ def by_gram(function: Function, weights: Callable[[Gram, Parameters], Sequence[f
 
 
 @final
-class _ByGram(Work):
-    def __init__(self, task: Task, weights: Callable[[Gram, Parameters], Sequence[float]]) -> None:
+class GramWork(Work):
+    """The work of a method that `by_gram` makes.
+
+    Args:
+        task: The tensor.
+        weights: As `by_gram`.
+        elsewhere: As `GramAccumulator`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        weights: Callable[[Gram, Parameters], Sequence[float]],
+        elsewhere: Callable[[Feed], tuple[Doubles, Doubles]] | None = None,
+    ) -> None:
         self._parameters, self._solve = task.parameters, weights
         # A pivot would be one of the rows, and which is first is not known before all are read.
         self._sums: GramAccumulator | None = GramAccumulator(
-            task.n_inputs, -1, compiled=task.compiled
+            task.n_inputs, -1, compiled=task.compiled, elsewhere=elsewhere
         )
         self._order: Sequence[int] = range(task.n_inputs)
         self._weights: Sequence[float] = ()
