@@ -17,6 +17,8 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+from PIL import Image
+
 from stockpot.recipes import linear, make_recipe, mean, model, search
 from stockpot.studies import STUDIES
 from stockpot.tune import best_trials, open_store
@@ -33,6 +35,14 @@ SCENES = (
     "small orange square on sky", "large yellow moon on black", "small purple diamond on grey",
     "large pink triangle on navy", "small teal circle on white",
 )  # fmt: skip
+# The figure of each study that the docs show.
+SHOWN = {
+    "distance": "pairs", "associative": "pictures", "convergence": "pictures",
+    "breakdown": "one-outlier", "detail": "detail", "variance": "no-prompt",
+    "concepts": "style-mix", "range": "cfg",
+    "adapters": "shares", "parents": "parents", "text-encoder": "reset",
+}  # fmt: skip
+WIDTH, COLOURS = 900, 48
 BEGIN = "<!-- written by bench/studies_zoo.py: begin -->"
 END = "<!-- written by bench/studies_zoo.py: end -->"
 
@@ -104,7 +114,22 @@ def tune(work: Path, steps: int, trials: int) -> Path:
     return found
 
 
-def markdown(results: Path, seconds: float) -> str:
+def picture(results: Path, study: str, images: Path) -> str:
+    """Put a study's figure among the docs' images, small; the file's name, empty if none."""
+    source = results / "figures" / study / f"{SHOWN[study]}.png"
+    if not source.exists():
+        return ""
+    images.mkdir(parents=True, exist_ok=True)
+    with Image.open(source) as opened:
+        small = opened.convert("RGB")
+        small.thumbnail((WIDTH, 2 * WIDTH), Image.Resampling.LANCZOS)
+        small.quantize(COLOURS, dither=Image.Dither.NONE).save(
+            images / f"{study}.png", optimize=True
+        )
+    return f"{study}.png"
+
+
+def markdown(results: Path, seconds: float, images: Path | None) -> str:
     """The answers, as the docs have them: no number in them is typed by hand."""
     lines = []
     models = 0
@@ -117,6 +142,9 @@ def markdown(results: Path, seconds: float) -> str:
         models = max(models, len(found["asked"]["pool"]))
         lines += [f"### {study.letter}. {study.question}", ""]
         lines += [f"- {words}" for words in found["answer"]] + [""]
+        shown = images and picture(results, study.name, images)
+        if images and shown:
+            lines += [f"![{study.question}](img/{images.name}/{shown})", ""]
     head = (
         f"{models} models, {len(STYLES) * len(SCENES)} prompts; all runs together took "
         f"{seconds / 60:.0f} min."
@@ -164,7 +192,8 @@ def main() -> None:
                     given.permutations, tuned)  # fmt: skip
     done = subprocess.run(typed, check=False)
     seconds = spent(given.work, time.monotonic() - start)
-    text = markdown(given.work / "studies", seconds)
+    images = given.docs and given.docs.parent / "img" / "studies"
+    text = markdown(given.work / "studies", seconds, images)
     print(text)
     if given.docs is not None:
         write_docs(given.docs, text)

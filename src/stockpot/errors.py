@@ -14,6 +14,7 @@ StockpotError
 ├── LayoutError                 keys or shapes that no known architecture explains
 ├── OutputExistsError           the output is there already and may not be replaced
 ├── OutputError                 the output cannot be written (no space, no permission)
+│   ├── UnconfirmedError        it is complete, but the disk did not confirm its name
 │   └── UnfinishedError         a stopped run left something else under its name
 ├── StoppedError                somebody asked a run to stop
 ├── MemoryBudgetError           the plan needs more than the memory it was given
@@ -54,6 +55,7 @@ __all__ = [
     "StudyError",
     "TallyError",
     "TruncatedFileError",
+    "UnconfirmedError",
     "UnfinishedError",
     "UnknownNameError",
     "UnsafeFileError",
@@ -166,6 +168,10 @@ class OutputExistsError(StockpotError, FileExistsError):
 
 class OutputError(StockpotError, OSError):
     """The output cannot be written."""
+
+
+class UnconfirmedError(OutputError):
+    """The output is complete and has its name, but the disk did not confirm the name."""
 
 
 class UnfinishedError(OutputError):

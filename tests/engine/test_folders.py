@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stockpot.checkpoints import DTYPES, GeneratedSource, MemorySource, TensorInfo, open_checkpoint
+from stockpot.checkpoints import (
+    DTYPES,
+    GeneratedSource,
+    MemorySource,
+    TensorInfo,
+    open_checkpoint,
+    storage,
+)
 from stockpot.engine import (
+    Form,
     MergeResult,
     Pipeline,
     Settings,
@@ -22,7 +32,13 @@ from stockpot.engine import (
     merge,
     swap,
 )
-from stockpot.errors import CheckpointError, LayoutError, OutputExistsError, PreflightError
+from stockpot.errors import (
+    CheckpointError,
+    LayoutError,
+    OutputExistsError,
+    PreflightError,
+    UnconfirmedError,
+)
 from stockpot.layouts import get_layout
 from stockpot.recipes import make_recipe
 
@@ -198,3 +214,32 @@ def test_the_recipe_says_the_form(whole: Path, tmp_path: Path) -> None:
     result = merge(in_form(convert(whole), "diffusers"), tmp_path / "folder")
     with open_checkpoint(result.path) as source:
         assert "form: diffusers" in source.metadata["stockpot.recipe"]
+
+
+@pytest.mark.parametrize("form", ["checkpoint", "diffusers"])
+def test_a_name_that_the_disk_does_not_confirm(
+    form: Form, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "made"
+    place.mkdir()
+    output = place / "out"
+    sync = storage.sync_folder
+
+    def broken(folder: Path) -> None:
+        if folder == place and output.exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "sync_folder", broken)
+        with pytest.raises(UnconfirmedError, match="complete and has its name") as caught:
+            merge(convert(whole), output, form=form)
+    assert not getattr(caught.value, "__notes__", [])  # all is done: nothing is kept for later
+    merge(convert(whole), place / "again", form=form)
+    assert written(output) == written(place / "again")
+    assert sorted(path.name for path in place.iterdir()) == ["again", "out"]
+
+
+def written(output: Path) -> dict[str, bytes]:
+    files = [output] if output.is_file() else [p for p in output.rglob("*") if p.is_file()]
+    return {str(file.relative_to(output)): file.read_bytes() for file in files}

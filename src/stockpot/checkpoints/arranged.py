@@ -21,7 +21,12 @@ from stockpot.checkpoints.file_sink import FileSink
 from stockpot.checkpoints.journal import this_process
 from stockpot.checkpoints.sinks import Sink, file_bytes
 from stockpot.checkpoints.sources import TensorInfo
-from stockpot.errors import OutputError, OutputExistsError, VerificationError
+from stockpot.errors import (
+    OutputError,
+    OutputExistsError,
+    UnconfirmedError,
+    VerificationError,
+)
 
 __all__ = ["Arrangement", "FolderSink", "Place", "RenamingSink", "is_unfinished"]
 
@@ -311,11 +316,18 @@ class FolderSink(Sink):
                 sink.forget()
             if not storage.can_rename_open():
                 self._let_go()
-            storage.replace(self._partial, self.path)
-            (self.path / _CLAIM).unlink(missing_ok=True)
+            try:
+                storage.replace(self._partial, self.path)
+            except UnconfirmedError:
+                self._leave()
+                raise
+            self._leave()
         except OSError as error:
             raise self._explained(error) from error
+
+    def _leave(self) -> None:
         self._finished = True
+        (self.path / _CLAIM).unlink(missing_ok=True)
         self._let_go()
 
     def abort(self) -> None:

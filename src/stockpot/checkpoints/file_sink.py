@@ -27,6 +27,7 @@ from stockpot.errors import (
     CheckpointError,
     OutputError,
     OutputExistsError,
+    UnconfirmedError,
     UnfinishedError,
     VerificationError,
 )
@@ -218,14 +219,22 @@ class FileSink(Sink):
 
         Raises:
             OutputExistsError: A file of that name appeared meanwhile.
+            UnconfirmedError: It has its name, but the disk did not confirm it.
         """
         self._refuse_existing()
         # The claim on the partial name must outlast the name, or another process's new file
         # could be taken for ours.
         if not storage.can_rename_open():
             self._close()
-        with self._explained():
-            storage.replace(self._partial, self.path)
+        try:
+            with self._explained():
+                storage.replace(self._partial, self.path)
+        except UnconfirmedError:
+            self._leave(keep_journal)
+            raise
+        self._leave(keep_journal)
+
+    def _leave(self, keep_journal: bool) -> None:
         self._finished = True
         self._close()
         if not keep_journal:
@@ -242,6 +251,7 @@ class FileSink(Sink):
         if self._finished:
             return
         self._finished = True
+        self._background.shutdown(wait=True)
         if not storage.can_rename_open():
             self._close()
         if self._journal is not None:
@@ -319,10 +329,10 @@ class FileSink(Sink):
             self._journal.add(entry)
 
     def _note_synced(self, keys: list[str]) -> None:
-        with self._guard:
-            if self._journal is not None:
+        if self._journal is not None:
+            with self._guard:
                 self._journal.add({"synced": keys})
-                self._journal.sync()
+            self._journal.sync()  # not under the guard: nobody who writes rows waits for it
 
     def _passed(self, key: str) -> None:
         with self._guard:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, final
 
-from stockpot.errors import OutputError, TruncatedFileError
+from stockpot.errors import OutputError, TruncatedFileError, UnconfirmedError
 
 __all__ = [
     "DiskReader",
@@ -325,13 +325,13 @@ def replace(source: Path, target: Path) -> None:
         target: Its name from now on, in the same folder.
 
     Raises:
-        OutputError: It has its name, but the disk did not confirm it.
+        UnconfirmedError: It has its name, but the disk did not confirm it.
     """
     os.replace(source, target)
     try:
         sync_folder(target.parent)
     except OSError as error:
-        raise OutputError(
+        raise UnconfirmedError(
             f"{target}: it is complete and has its name, but the disk did not confirm the name: "
             f"{error.strerror}; a power failure now could take it away: look at the disk"
         ) from error

@@ -53,11 +53,7 @@ from stockpot.engine.settings import Settings, chunking_of, compiled_of, device_
 from stockpot.engine.sharing import run_on_crew
 from stockpot.engine.stopping import heeding
 from stockpot.engine.tensor_tables import TENSORS_KEY, table_of
-from stockpot.errors import (
-    DeviceError,
-    Problem,
-    StoppedError,
-)
+from stockpot.errors import DeviceError, Problem, StoppedError, UnconfirmedError
 from stockpot.recipes import Recipe
 
 __all__ = [
@@ -263,6 +259,8 @@ def merge(
         check = Meter("checking", n_bytes_left, heeding(progress, settings.stop))
         saving = True
         sink.commit(_with(told, metadata), check.add)
+    except UnconfirmedError:
+        raise  # all is done, and nothing of it is to be kept or taken away
     except BaseException as error:
         if not is_worth_keeping(error, saving):
             sink.abort()

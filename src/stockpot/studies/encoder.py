@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stockpot.recipes import Recipe, model
-from stockpot.report import Cell, Section, Table, TableRow
+from stockpot.report import Band, Cell, Chart, Curve, Section, Table, TableRow
 from stockpot.studies._base import Answer, Setting, Study, groups_of, own_encoders
 from stockpot.studies.assembling import (
     MADE,
@@ -95,7 +95,7 @@ def _run(setting: Setting) -> Answer:
                         "same_pictures": equal.same, "mse": equal.mse},
     }  # fmt: skip
     return Answer(_words(setting, resets, restored, equal), _sections(setting, resets, restored),
-                  {}, data)  # fmt: skip
+                  _charts(resets), data)  # fmt: skip
 
 
 def _reset(setting: Setting, label: str, before: Recipe, after: Recipe) -> _Reset:
@@ -251,6 +251,20 @@ def _sections(
         ),
     ]  # fmt: skip
     return sections
+
+
+def _charts(resets: Sequence[_Reset]) -> dict[str, Chart]:
+    shares = [one.ratio for one in resets]
+    line = "reset"
+    return {
+        "reset": Curve(
+            "What a reset of the text encoder changes", [one.label for one in resets],
+            [(line, [share.value for share in shares])],
+            [Band("95 % interval", [share.low for share in shares],
+                  [share.high for share in shares])],
+            axis="model", unit="share of what another seed changes", dots=frozenset({line}),
+        )
+    }  # fmt: skip
 
 
 def _verdict(verdict: Verdict | None) -> dict[str, object] | None:
