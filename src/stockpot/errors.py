@@ -36,6 +36,7 @@ from dataclasses import dataclass
 __all__ = [
     "CheckpointError",
     "ClusterError",
+    "DeviceError",
     "HeaderError",
     "LayoutError",
     "LostWorkerError",

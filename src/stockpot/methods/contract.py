@@ -332,17 +332,21 @@ class GramWork(Work):
         self.wants_pass = True
 
     def gather(self, start: int, panel: Doubles) -> None:
+        """Look at a panel; see `Work.gather`."""
         assert self._sums is not None
         self._sums.add(panel)
 
     def gather_feed(self, feed: Feed) -> None:
+        """Look at a panel that was not made; see `Work.gather_feed`."""
         assert self._sums is not None
         self._sums.add_feed(feed, last=feed.start + feed.n_elements == self._end)
 
     def put_in_order(self, order: Sequence[int], identities: tuple[bytes, ...]) -> None:
+        """Sort what was summed; see `Work.put_in_order`."""
         self._order = order
 
     def finish_pass(self) -> None:
+        """Find the weights; see `Work.finish_pass`."""
         assert self._sums is not None
         gram = self._sums.finish().pick(list(self._order))
         self._weights = self._solve(gram, self._parameters)
@@ -350,9 +354,11 @@ class GramWork(Work):
         self.wants_pass = False
 
     def rows(self, start: int, panel: Doubles) -> Doubles:
+        """Compute results; see `Work.rows`."""
         return weighted_rows(panel, self._weights)[None]
 
     def rows_of_feed(self, feed: Feed) -> Doubles:
+        """Compute results; see `Work.rows_of_feed`."""
         return feed.weigh(self._weights)[None]
 
 
