@@ -142,3 +142,37 @@ def make_model() -> MakeModel:
         return MemorySource(tensors, {"format": "pt"}, f"random{seed}")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_place(make_model: MakeModel) -> Callable[..., Path]:
+    """Put models with random weights, two small payloads and a recipe into a folder."""
+
+    def make(folder: Path, names: str, mix: str = "") -> Path:
+        """Write the files.
+
+        Args:
+            folder: An empty one.
+            names: A letter for each model, such as ``ab``: ``a.safetensors`` …
+            mix: What ``recipe.yaml`` says after its pool; empty for no recipe.
+        """
+        from stockpot.checkpoints import FileSink
+
+        for i, name in enumerate(names):
+            source = make_model(i)
+            sink = FileSink(folder / f"{name}.safetensors", dict(source.tensors), {"format": "pt"})
+            for key in source.tensors:
+                sink.write(key, 0, memoryview(source.read_bytes(key)))
+                sink.tensor_done(key, None)
+            sink.commit({"format": "pt"})
+        if mix:
+            pool = ", ".join(f"{name}: {name}.safetensors" for name in names)
+            (folder / "recipe.yaml").write_text(f"stockpot: 1\npool: {{{pool}}}\n{mix}")
+        (folder / "payloads").mkdir()
+        for i, prompt in enumerate(("cat", "dog")):
+            payload = {"prompt": prompt, "seed": i, "steps": 1, "sampler_name": "Euler",
+                       "width": 32, "height": 32, "cfg_scale": 2}  # fmt: skip
+            (folder / "payloads" / f"{prompt}.json").write_text(json.dumps(payload))
+        return folder
+
+    return make

@@ -9,7 +9,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from stockpot.cli.main import app
-from stockpot.errors import OutputExistsError, PreflightError, RequestError, StockpotError
+from stockpot.errors import (
+    MemoryBudgetError,
+    OutputExistsError,
+    PreflightError,
+    RequestError,
+    StockpotError,
+)
 from stockpot.recipes import read_recipe
 from stockpot.zoo import member, zoo_path
 
@@ -112,3 +118,18 @@ def test_wrong_wishes_are_told(tmp_path: Path, payloads: Path) -> None:
     assert "finished selection" in failure(RequestError, *common, "--add", FILES[0])
     assert "VAE" in failure(PreflightError, *FILES, *common, "--vae", "nobody")
     assert not (tmp_path / "o").exists()
+
+
+def test_too_little_memory_is_told_before_anything_is_read(
+    payloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("the pool was read")
+
+    monkeypatch.setattr("stockpot.select.survey_members", read)
+    words = [*FILES, "--payloads", payloads, "--score", "detail", "-o", tmp_path / "out", *CONFIG]
+    told = failure(MemoryBudgetError, *words, "--memory", "100MB")
+    assert "drawing needs" in told and "--memory allows 100 MB" in told
+    failure(MemoryBudgetError, *words, "--memory", "100MB", "--dry-run")
+    run(*words, "--memory", "much", code=2)
+    assert not (tmp_path / "out").exists()

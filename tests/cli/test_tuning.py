@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from stockpot.checkpoints import FileSink, MemorySource, open_checkpoint
+from stockpot.checkpoints import open_checkpoint
 from stockpot.cli.main import app
 from stockpot.errors import OutputExistsError, ScorerError, StudyError
 from stockpot.recipes import read_recipe
 
 ROOT = Path(__file__).parents[2]
-MakeModel = Callable[..., MemorySource]
 
 
 def run(*words: object) -> Result:
@@ -30,27 +29,13 @@ def run(*words: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def place(make_model: MakeModel, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(make_place: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe with 27 holes, its models, and payloads."""
-    folder = tmp_path_factory.mktemp("tune")
-    for i, name in enumerate("ab"):
-        source = make_model(i)
-        sink = FileSink(folder / f"{name}.safetensors", dict(source.tensors), {"format": "pt"})
-        for key in source.tensors:
-            sink.write(key, 0, memoryview(source.read_bytes(key)))
-            sink.tensor_done(key, None)
-        sink.commit({"format": "pt"})
     weights = ", ".join(["search(0, 1, 0.05)"] * 27)
-    (folder / "recipe.yaml").write_text(
-        "stockpot: 1\npool: {a: a.safetensors, b: b.safetensors}\n"
-        f'let:\n  w: blocks("autombw", [{weights}])\nmix:\n  model: lerp(a, b, w)\n'
-    )
-    (folder / "payloads").mkdir()
-    for i, prompt in enumerate(("cat", "dog")):
-        payload = {"prompt": prompt, "seed": i, "steps": 1, "sampler_name": "Euler", "width": 32,
-                   "height": 32, "cfg_scale": 2}  # fmt: skip
-        (folder / "payloads" / f"{prompt}.json").write_text(json.dumps(payload))
-    return folder
+    return make_place(
+        tmp_path_factory.mktemp("tune"), "ab",
+        f'let:\n  w: blocks("autombw", [{weights}])\nmix:\n  model: lerp(a, b, w)\n',
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

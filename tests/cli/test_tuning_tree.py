@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from stockpot.checkpoints import FileSink, MemorySource, open_checkpoint
+from stockpot.checkpoints import open_checkpoint
 from stockpot.cli.main import app
 from stockpot.errors import OutputExistsError, StudyError, UnknownNameError
 from stockpot.recipes import parse_recipe, read_recipe
 from stockpot.tune import find_holes
-
-MakeModel = Callable[..., MemorySource]
 
 
 def run(*words: object) -> Result:
@@ -26,22 +24,9 @@ def run(*words: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def place(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(make_place: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three models and payloads."""
-    folder = tmp_path_factory.mktemp("trees")
-    for i, name in enumerate("abc"):
-        source = make_model(i)
-        sink = FileSink(folder / f"{name}.safetensors", dict(source.tensors), {"format": "pt"})
-        for key in source.tensors:
-            sink.write(key, 0, memoryview(source.read_bytes(key)))
-            sink.tensor_done(key, None)
-        sink.commit({"format": "pt"})
-    (folder / "payloads").mkdir()
-    for i, prompt in enumerate(("cat", "dog")):
-        payload = {"prompt": prompt, "seed": i, "steps": 1, "sampler_name": "Euler", "width": 32,
-                   "height": 32, "cfg_scale": 2}  # fmt: skip
-        (folder / "payloads" / f"{prompt}.json").write_text(json.dumps(payload))
-    return folder
+    return make_place(tmp_path_factory.mktemp("trees"), "abc")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""``tune`` and ``select`` whose pictures a crew draws: what comes out is what one process finds."""
+"""Searches and ``select`` whose pictures a crew draws: what comes out is what one process finds."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from stockpot.checkpoints import FileSink, MemorySource
 from stockpot.cli.main import app
-
-MakeModel = Callable[..., MemorySource]
 
 
 def run(*words: object) -> Result:
@@ -26,26 +23,10 @@ def run(*words: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def place(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models, a recipe with a hole, payloads."""
-    folder = tmp_path_factory.mktemp("place")
-    for i, name in enumerate("ab"):
-        source = make_model(i)
-        sink = FileSink(folder / f"{name}.safetensors", dict(source.tensors), {"format": "pt"})
-        for key in source.tensors:
-            sink.write(key, 0, memoryview(source.read_bytes(key)))
-            sink.tensor_done(key, None)
-        sink.commit({"format": "pt"})
-    (folder / "recipe.yaml").write_text(
-        "stockpot: 1\npool: {a: a.safetensors, b: b.safetensors}\n"
-        "mix:\n  model: lerp(a, b, search(0, 1, 0.05))\n"
-    )
-    (folder / "payloads").mkdir()
-    for i, prompt in enumerate(("cat", "dog")):
-        payload = {"prompt": prompt, "seed": i, "steps": 1, "sampler_name": "Euler", "width": 32,
-                   "height": 32, "cfg_scale": 2}  # fmt: skip
-        (folder / "payloads" / f"{prompt}.json").write_text(json.dumps(payload))
-    return folder
+def place(make_place: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three models, a recipe with a hole, payloads."""
+    mix = "mix:\n  model: lerp(a, b, search(0, 1, 0.05))\n"
+    return make_place(tmp_path_factory.mktemp("place"), "abc", mix)
 
 
 @pytest.fixture
@@ -78,6 +59,30 @@ def test_a_search_finds_the_same_with_a_crew(
         told.append(json.loads(json.dumps(found).replace(f"{name}.db", "study")))
         assert result.stderr.count("the search has ended: 3 candidates") == 1
     assert crew.n_values > 6 and crew.n_lost >= 1
+    assert told[0] == told[1]
+    texts = [(tmp_path / f"{name}.yaml").read_text() for name in ("here", "there")]
+    assert texts[0] == texts[1]
+
+
+def test_a_tree_of_searches_is_the_same_with_a_crew(
+    place: Path, config: Path, tmp_path: Path, crew: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    options = ["--payloads", "payloads", "--config", config, "--score", "detail", "--optimiser",
+               "random", "--space", "groups", "--trials", 2, "--finalists", 1,
+               "--final-repeats", 1]  # fmt: skip
+    told = []
+    for name, more in (("here", []), ("there", ["--cluster"])):
+        result = run("tune-tree", "a.safetensors", "b.safetensors", "c.safetensors", *options,
+                     "--study", tmp_path / f"{name}.db", "-o", tmp_path / f"{name}.yaml", "--json",
+                     *more)  # fmt: skip
+        found = json.loads(result.stdout)
+        for view in (found, *found["nodes"]):
+            for word in ("seconds", "minutes", "minutes_left"):
+                view.pop(word, None)
+        told.append(json.loads(json.dumps(found).replace(f"{name}.db", "study")))
+        assert result.stderr.count("node 1 of 2") == result.stderr.count("node 2 of 2") == 1
+    assert crew.n_values > 12 and crew.n_lost >= 1
     assert told[0] == told[1]
     texts = [(tmp_path / f"{name}.yaml").read_text() for name in ("here", "there")]
     assert texts[0] == texts[1]

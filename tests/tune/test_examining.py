@@ -3,17 +3,18 @@
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from stockpot.checkpoints import Source
+from stockpot.checkpoints import GeneratedSource, Source
 from stockpot.draw import DrawSettings, Request, open_painter
 from stockpot.engine import merge_in_memory, open_pool
 from stockpot.errors import MemoryBudgetError, ScorerError, StockpotError
+from stockpot.layouts import Component, get_layout
 from stockpot.recipes import Recipe, make_recipe
 from stockpot.scores import Picture, Scorer, Scores, make_scorer
 from stockpot.tune import (
@@ -22,6 +23,7 @@ from stockpot.tune import (
     LiveExaminer,
     Mark,
     Task,
+    check_memory,
     open_examiner,
     picture_facts,
     read_exam,
@@ -222,8 +224,38 @@ def test_memory_decides_what_is_held_and_nothing_else(sources: dict[str, Source]
         with open_examiner(mix("a"), {"n": make_scorer("contrast")}, memory=memory) as examiner:
             found.append([m.scores for m in examiner.examine(mix("mean(a, b)"), tasks)])
     assert found[0] == found[1] == found[2]
-    with pytest.raises(MemoryBudgetError, match="for the painter and its first mix"):
+    with pytest.raises(MemoryBudgetError, match="for the painter in float32"):
         open_examiner(sources, {"n": make_scorer("contrast")}, memory=least // 2)
+
+
+def test_what_must_fit_is_the_mix_and_not_the_pool(sources: dict[str, Source]) -> None:
+    memory = 1 << 30
+    one = check_memory({"a": sources["a"]}, memory)
+    many = {f"m{i}": sources["a" if i % 2 else "b"] for i in range(40)}
+    assert check_memory(many, memory) == one
+    parts = {
+        name: _only(sources["a"], layout.components, name)
+        for layout in [get_layout("zoo")]
+        for name in ("unet", "te", "vae")
+    }
+    # Where no file has all of it, the mix is still as large.
+    assert check_memory(parts, memory) == one
+    elements = {
+        part: sum(i.n_elements for i in source.tensors.values() if i.dtype.name == "F16")
+        for part, source in parts.items()
+    }
+    # Half precision saves two bytes a weight, except for the VAE, which stays in float32.
+    saved = 2 * (elements["unet"] + elements["te"])
+    assert check_memory(parts, memory, "float16") == one + saved
+    with pytest.raises(MemoryBudgetError, match="allow more, or draw in half precision"):
+        check_memory(parts, 1)
+
+
+def _only(source: Source, components: Iterable[Component], name: str) -> Source:
+    """One component of a model."""
+    prefix = next(part.prefix for part in components if part.name == name)
+    kept = [info for key, info in source.tensors.items() if key.startswith(prefix)]
+    return GeneratedSource(kept, lambda info, start, stop, out: None, name=name)
 
 
 def test_parts_from_elsewhere_are_drawn_with(sources: dict[str, Source]) -> None:

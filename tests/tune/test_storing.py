@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from stockpot.errors import StudyError
-from stockpot.tune import Claims, KeptMark, StudyStore, Worker, open_store
+from stockpot.errors import MissingExtraError, StudyError
+from stockpot.tune import Claims, KeptMark, StudyStore, Worker, open_store, shown_address
 
 
 @pytest.fixture(params=["study.db", "study.journal"])
@@ -186,3 +187,31 @@ def test_a_damaged_study_is_told(tmp_path: Path, kind: str) -> None:
         open_store(path, create=False) as store,
     ):
         store.all_trials(), store.book.marks(), store.result()
+
+
+def test_a_database_by_its_address(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path / 'base.db'}"
+    with pytest.raises(StudyError, match="there is no such study"):
+        open_store(address, create=False)
+    with open_store(address) as store:
+        # Names of trees and their nodes stand in keys.
+        long = "tree " + 200 * "x"
+        store.book.put_note(long, "1")
+        store.book.put_mark(mark())
+    with open_store(address, create=False) as store:
+        assert store.book.note(long) == "1" and store.book.marks() == [mark()]
+
+
+def test_no_message_has_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "postgresql://me:sec@ret/x@nowhere.invalid:1/studies?password=secret&sslmode=off"
+    assert shown_address(address) == (
+        "postgresql://me:***@nowhere.invalid:1/studies?password=***&sslmode=off"
+    )
+    assert shown_address("postgresql://me@host:5432/x") == "postgresql://me@host:5432/x"
+    for broken in ("nosuch://me:secret@host/x", "sqlite://me:secret@host/no/such"):
+        with pytest.raises(StudyError) as caught:
+            open_store(broken)
+        assert "secret" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(MissingExtraError, match=r"stockpot\[postgres\]"):
+        open_store("postgresql://me:secret@host/x")

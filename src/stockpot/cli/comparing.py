@@ -16,6 +16,7 @@ from stockpot.cli.clustering import OnCluster, crew_of
 from stockpot.cli.merging import Restart
 from stockpot.cli.naming import free_name
 from stockpot.cli.output import note, print_json, print_table, safe_text, shown_progress
+from stockpot.cli.sizes import memory_bytes
 from stockpot.cli.stopping import stoppable
 from stockpot.errors import (
     CheckpointError,
@@ -173,16 +174,12 @@ def read_pool(
     """
     from stockpot.checkpoints import open_checkpoint
     from stockpot.compare import compare
-    from stockpot.engine import parse_size
 
     if by not in ("component", "block", "tensor"):
         raise typer.BadParameter(f"--by must be component, block or tensor, but got {by!r}")
     if threads < 0:
         raise typer.BadParameter("--threads must be 0 or more")
-    try:
-        n_bytes = parse_size(memory)
-    except ValueError as error:
-        raise typer.BadParameter(f"--memory: {error}") from error
+    n_bytes = memory_bytes(memory)
     problems = []
     with ExitStack() as stack:
         sources = {}

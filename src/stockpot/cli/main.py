@@ -72,7 +72,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 # They end soon and leave no garbage in circles; to look for it costs a fifth of their start.
 _SHORT = ("mean", "merge")
 # They take --cluster, with an address or without.
-_HELPED = ("mean", "merge", "compare", "select")
+_HELPED = ("mean", "merge", "compare", "select", "tune-tree")
 _GROUPS = {"recipe": recipes.app, "lora": adapting.app, "tune": tuning.app}
 tuning.app.command("status")(tuning_study.show_status)
 tuning.app.command("report")(tuning_study.write_report)

@@ -12,6 +12,7 @@ from stockpot.cli.clustering import OnCluster, crew_of
 from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_fold, print_json, safe_text, shown_progress
 from stockpot.cli.recipe_files import read_any, study_metadata
+from stockpot.cli.sizes import memory_bytes
 from stockpot.cli.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -238,16 +239,13 @@ def settings_of(
     Returns:
         The settings; a wrong option ends the program with exit code 2.
     """
-    from stockpot.engine import Settings, parse_size
+    from stockpot.engine import Settings
 
     if threads < 0 or chunk < 0:
         raise typer.BadParameter("--threads and --chunk must be 0 or more")
     if kernel not in ("auto", "torch"):
         raise typer.BadParameter(f"--kernel must be auto or torch, but got {kernel!r}")
-    try:
-        n_bytes = parse_size(memory)
-    except ValueError as error:
-        raise typer.BadParameter(f"--memory: {error}") from error
+    n_bytes = memory_bytes(memory)
     return Settings(
         memory=n_bytes,
         threads=threads,

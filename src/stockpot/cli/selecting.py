@@ -15,6 +15,7 @@ from stockpot.cli.atelier import refuse_existing, told_warnings
 from stockpot.cli.clustering import OnCluster, crew_of
 from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_json, print_table, safe_text
+from stockpot.cli.sizes import CeilingForModels, memory_bytes
 from stockpot.errors import Problem, RequestError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def select_of_pool(
     score_files: Annotated[Path | None, typer.Option(help="Folder of scorers' files.")] = None,
     scales: Annotated[Path | None, typer.Option(help="Means and SDs for a weighted sum.")] = None,
     config: Annotated[Path | None, typer.Option(help="A diffusers folder.")] = None,
-    memory: Annotated[str, typer.Option(help="Ceiling for models, such as 14GiB.")] = "8GiB",
+    memory: CeilingForModels = "8GiB",
     device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     cluster: OnCluster = None,
@@ -109,12 +110,12 @@ def select_of_pool(
     folder's evidence.jsonl.
     """
     from stockpot.checkpoints import open_checkpoint
-    from stockpot.engine import parse_size
     from stockpot.scores import Setting, make_scorer, read_scales
     from stockpot.select import Decisions, Rule, expected_cost, read_decisions, survey_members
-    from stockpot.tune import CrewExaminer, open_examiner, read_exam
+    from stockpot.tune import CrewExaminer, check_memory, open_examiner, read_exam
 
     _check(plan, stop_after, margin, repeats, held_out_repeats)
+    n_bytes = memory_bytes(memory)
     paths = _pool(output, files, pool, add)
     if not dry_run:
         refuse_existing([output / name for name in (RESULT, PAGE, RECIPE, CORE)],
@@ -129,6 +130,7 @@ def select_of_pool(
     scorer = make_scorer(score, Setting(score_files, device), known)
     with ExitStack() as stack, told_warnings():
         sources = {name: stack.enter_context(open_checkpoint(path)) for name, path in paths.items()}
+        check_memory(sources, n_bytes, dtype)  # before every file is read
         surveyed = survey_members(sources, paths, vae)
         _tell_pool(surveyed)
         cost = expected_cost(surveyed, plan, len(exam.tasks), len(hidden.tasks), core)
@@ -138,7 +140,7 @@ def select_of_pool(
             return
         output.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = {
-            "memory": parse_size(memory), "config": config, "device": device, "dtype": dtype
+            "memory": n_bytes, "config": config, "device": device, "dtype": dtype
         }  # fmt: skip
         crew = stack.enter_context(
             crew_of(cluster, threads=max(1, workers), workers=workers,

@@ -13,6 +13,7 @@ import typer
 from stockpot.cli.atelier import refuse_existing, told_warnings
 from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_json, print_table, safe_text
+from stockpot.cli.sizes import CeilingForModels, memory_bytes
 
 if TYPE_CHECKING:
     from stockpot.scores import Scorer
@@ -80,7 +81,7 @@ def study_pool(
     score_files: Annotated[Path | None, typer.Option(help="Folder of scorers' files.")] = None,
     scales: Annotated[Path | None, typer.Option(help="Means and SDs for a weighted sum.")] = None,
     config: Annotated[Path | None, typer.Option(help="A diffusers folder.")] = None,
-    memory: Annotated[str, typer.Option(help="Ceiling for models, such as 14GiB.")] = "8GiB",
+    memory: CeilingForModels = "8GiB",
     device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     batch: Annotated[
@@ -123,7 +124,7 @@ def study_pool(
     with ExitStack() as stack, told_warnings():
         opened = _Opened(
             paths, payloads, repeats, tasks, size_scale, steps, vae, score, score_files, scales,
-            config, memory, device, dtype, output, tuned, features, tuple(lora or ()),
+            config, memory_bytes(memory), device, dtype, output, tuned, features, tuple(lora or ()),
             tuple(embedding or ()), base, tuple(outlier or ()), permutations, mixes, seed,
             _homes(trained_on or []), concepts, batch,
         )  # fmt: skip
@@ -173,7 +174,7 @@ class _Opened:
     score_files: Path | None
     scales: Path | None
     config: Path | None
-    memory: str
+    n_bytes: int
     device: str
     dtype: str
     output: Path
@@ -195,12 +196,11 @@ class _Opened:
         from stockpot.checkpoints import file_hashes, open_checkpoint
         from stockpot.cli.recipe_files import read_any
         from stockpot.draw import find_extras, read_embedding
-        from stockpot.engine import parse_size
         from stockpot.scores import Setting as ScoreSetting
         from stockpot.scores import make_scorer, read_scales
         from stockpot.select import survey_members
         from stockpot.studies import Gallery, Setting
-        from stockpot.tune import open_examiner, read_exam
+        from stockpot.tune import check_memory, open_examiner, read_exam
 
         exam = read_exam(self.payloads, repeats=self.repeats, size_scale=self.size_scale,
                          steps=self.steps)  # fmt: skip
@@ -213,6 +213,7 @@ class _Opened:
         scorers = {name: make_scorer(name, ScoreSetting(self.score_files, self.device), known)}
         sources = {key: stack.enter_context(open_checkpoint(path))
                    for key, path in self.paths.items()}  # fmt: skip
+        check_memory(sources, self.n_bytes, self.dtype)  # before every file is read
         pool = survey_members(sources, self.paths, self.vae)
         for model, reason in pool.aside.items():
             note(f"note: {model} is set aside: {reason}")
@@ -223,7 +224,7 @@ class _Opened:
         def opening(made: Any) -> Any:
             return open_examiner(
                 sources if made is None else {**_needed(pool, sources), **made}, scorers,
-                memory=parse_size(self.memory), config=self.config, device=self.device,
+                memory=self.n_bytes, config=self.config, device=self.device,
                 dtype=self.dtype, loras=loras, batch=self.batch,
                 embeddings={key: read_embedding(path, key) for key, path in embeddings.items()},
             )  # fmt: skip
@@ -236,7 +237,7 @@ class _Opened:
             pool, sources, exam, gallery, self.score, self.base, self.outliers,
             None if self.tuned is None else read_any(self.tuned).recipe, _embed(self.features),
             loras, embeddings, self.seed, self.n_permutations, self.n_mixes,
-            parse_size(self.memory), note, self.homes,
+            self.n_bytes, note, self.homes,
             _classifier(self.concepts, scorers[name] if self.score else None),
         )  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from stockpot.cli.clustering import ClusterCommand, OnCluster
+from stockpot.cli.clustering import ClusterCommand
 from stockpot.cli.tuning_options import SearchOptions, takes_search_options
 
 __all__ = ["app", "tune_recipe"]
@@ -45,7 +45,6 @@ def tune_recipe(
     merge: Annotated[
         Path | None, typer.Option("--merge", help="Merge the best candidate into this file.")
     ] = None,
-    cluster: OnCluster = None,
     outside: Annotated[bool, typer.Option("--outside", help="Paths may leave the folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -54,5 +53,4 @@ def tune_recipe(
     from stockpot.cli.tuning_run import Wishes, run_study
 
     run_study(Wishes(**vars(options), recipe_file=recipe_file, output=output, merge=merge,
-                     cluster=cluster, outside=outside, overwrite=overwrite,
-                     json_=json_))  # fmt: skip
+                     outside=outside, overwrite=overwrite, json_=json_))  # fmt: skip

@@ -12,6 +12,9 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from stockpot.cli.clustering import OnCluster
+from stockpot.cli.sizes import WEIGHTS_HELP
+
 __all__ = ["SearchOptions", "takes_search_options"]
 
 _SPACE = (
@@ -115,9 +118,7 @@ class SearchOptions:
             "on a hair differently than one that was not."
         ),
     ] = 1
-    memory: Annotated[
-        str | None, typer.Option(help="Ceiling for painter, merging and pool, such as 8GiB.")
-    ] = None
+    memory: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None
     threads: Annotated[int, typer.Option(help="For merging; 0 means one a core.")] = 0
     device: Annotated[str, typer.Option(help="Where to draw and score, such as cuda.")] = "cpu"
     dtype: Annotated[str, typer.Option(help="What to draw in.")] = "float32"
@@ -130,6 +131,12 @@ class SearchOptions:
     wildcards: Annotated[
         Path | None, typer.Option(help="Folder of lists for __name__ in prompts.")
     ] = None
+    cluster: OnCluster = None
+
+    @property
+    def n_more(self) -> int:
+        """How many further processes of this machine draw; with a cluster its workers do."""
+        return 0 if self.cluster is not None else self.workers - 1
 
     def check(self) -> None:
         """Refuse what no search can do.

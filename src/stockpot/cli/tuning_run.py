@@ -17,10 +17,10 @@ import typer
 
 from stockpot.cli.output import note
 from stockpot.cli.recipe_files import TUNED, find_layout, read_any, study_metadata, write_text
-from stockpot.cli.tuning_crew import draw_on_cluster, with_absolute_paths
+from stockpot.cli.tuning_examiner import memory_of, opened_examiner, scorers_of
 from stockpot.cli.tuning_options import SearchOptions
 from stockpot.cli.tuning_processes import further_processes, is_further_process
-from stockpot.errors import OutputExistsError, ScorerError, StudyError
+from stockpot.errors import OutputExistsError, StudyError
 
 if TYPE_CHECKING:
     from stockpot.layouts import Layout
@@ -36,12 +36,11 @@ if TYPE_CHECKING:
         Search,
         Space,
         StudyStore,
-        Task,
     )
 
 __all__ = [
-    "Wishes", "examiner_of", "exams_of", "identity_of", "known_recipes", "open_wished",
-    "run_study", "say_held_out", "search_stage", "space_of", "stages_of", "tuned_recipe",
+    "Wishes", "exams_of", "identity_of", "known_recipes", "run_study", "say_held_out",
+    "search_stage", "space_of", "stages_of", "tuned_recipe",
 ]  # fmt: skip
 
 
@@ -52,7 +51,6 @@ class Wishes(SearchOptions):
     recipe_file: Path
     output: Path | None
     merge: Path | None
-    cluster: str | None
     outside: bool
     overwrite: bool
     json_: bool
@@ -64,47 +62,37 @@ def run_study(wishes: Wishes) -> None:
     Args:
         wishes: The options.
     """
-    from stockpot.tune import check_tally
+    from stockpot.tune import check_tally, shown_address
 
     check_tally(wishes.tally)
-    _memory(wishes)
+    memory_of(wishes)
     for output in (wishes.output, wishes.merge):
         if output is not None and output.exists() and not wishes.overwrite:
             raise OutputExistsError(f"{output} is there already; use another name, or --overwrite")
     try:
         _run(wishes)
     except KeyboardInterrupt:
-        note(f"stopped; what was drawn is kept in {wishes.study}: the same command goes on")
+        where = shown_address(wishes.study)
+        note(f"stopped; what was drawn is kept in {where}: the same command goes on")
         raise typer.Exit(130) from None
 
 
 def _run(wishes: Wishes) -> None:
     from stockpot.cli.tuning_view import print_result
-    from stockpot.tune import CallableExaminer, hold_out, judge, open_store, result_json
+    from stockpot.tune import hold_out, judge, open_store, result_json
 
     is_child = is_further_process()
     recipe, layout = tuned_recipe(wishes.recipe_file, outside=wishes.outside)
     exam, other = exams_of(wishes)
     held = other.held_out(wishes.seed, repeats=wishes.held_repeats, avoid=exam)
     folder = wishes.recipe_file.parent
-    elsewhere = wishes.cluster is not None
-    if wishes.cluster is not None:
-        opening = partial(open_wished, with_absolute_paths(wishes), recipe.to_yaml(),
-                          folder.absolute())  # fmt: skip
-        hand = partial(_one_more_hand, wishes, recipe, layout, exam, held)
-        draw_on_cluster(wishes.cluster, wishes.workers, wishes.device, opening, hand)
+    hand = partial(_one_more_hand, wishes, recipe, layout, exam, held)
     with ExitStack() as stack:
         store = stack.enter_context(open_store(wishes.study))
-        # What is there after a cluster did it needs no examiner to be read.
-        examiner = (
-            CallableExaminer(_refuse)
-            if elsewhere
-            else stack.enter_context(examiner_of(wishes, recipe, folder))
-        )
+        examiner = stack.enter_context(opened_examiner(wishes, recipe, folder, hand))
         stages = stages_of(wishes, store, recipe, layout, exam, folder)
         first = stack.enter_context(next(stages))
-        alone = is_child or elsewhere
-        children = [] if alone else stack.enter_context(further_processes(wishes.workers - 1))
+        children = stack.enter_context(further_processes(0 if is_child else wishes.n_more))
         done = [search_stage(first, examiner, is_child)]
         for stage in stages:
             done.append(search_stage(stack.enter_context(stage), examiner, is_child))
@@ -134,10 +122,6 @@ def _one_more_hand(
             for stage in stages_of(wishes, store, recipe, layout, exam, folder)
         ]
         hold_out(done, examiner, held, wishes.finalists, say_held_out)
-
-
-def _refuse(recipe: Recipe, task: Task) -> float:
-    raise AssertionError(f"{task.name}: the workers have left this one undone")
 
 
 def say_held_out(name: str) -> None:
@@ -240,61 +224,6 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-def examiner_of(wishes: SearchOptions, recipe: Recipe, folder: Path) -> Examiner:
-    """Open what draws and scores.
-
-    Args:
-        wishes: The options.
-        recipe: Whose pool is mixed.
-        folder: Where its paths start.
-    """
-    from stockpot.scores import Setting, make_scorer, read_scales
-    from stockpot.tune import open_examiner
-
-    n_bytes = _memory(wishes)
-    setting = Setting(wishes.files, wishes.device)
-    known = read_scales(wishes.scales) if wishes.scales is not None else None
-    scorers = {n: make_scorer(n, setting, known) for n in _scorers(wishes)}
-    for name, scorer in scorers.items():
-        if not scorer.pointwise:
-            raise ScorerError(
-                f"{name}: it compares pictures with each other, so its scores of one candidate say "
-                "nothing about another; use it with `stockpot score`"
-            )
-    return open_examiner(
-        recipe, scorers, folder=folder, memory=n_bytes,
-        threads=wishes.threads, batch=wishes.batch, vae=wishes.vae, te=wishes.te,
-        config=wishes.config, device=wishes.device, dtype=wishes.dtype,
-        tokenizer=wishes.tokenizer,
-    )  # fmt: skip
-
-
-def open_wished(wishes: SearchOptions, recipe_text: str, folder: Path) -> Examiner:
-    """Open what draws and scores where a worker of a cluster runs.
-
-    Args:
-        wishes: The options.
-        recipe_text: Whose pool is mixed.
-        folder: Where its paths start.
-    """
-    from stockpot.recipes import parse_recipe
-
-    return examiner_of(wishes, parse_recipe(recipe_text), folder)
-
-
-def _memory(wishes: SearchOptions) -> int | None:
-    from stockpot.engine import parse_size
-
-    try:
-        return None if wishes.memory is None else parse_size(wishes.memory)
-    except ValueError as error:
-        raise typer.BadParameter(f"--memory: {error}") from error
-
-
-def _scorers(wishes: SearchOptions) -> tuple[str, ...]:
-    return tuple(dict.fromkeys([*wishes.score, *(wishes.record or [])]))
-
-
 def stages_of(
     wishes: SearchOptions,
     store: StudyStore,
@@ -340,7 +269,7 @@ def stages_of(
     sums = sums_of_models(recipe, holes, layout)
     objectives = (*dict.fromkeys(wishes.score), *([NEAR] if wishes.near_uniform else []))
     settings = SearchSettings(
-        objectives, _scorers(wishes), wishes.tally, wishes.optimiser,
+        objectives, scorers_of(wishes), wishes.tally, wishes.optimiser,
         wishes.seed if seed is None else seed, wishes.space, wishes.stop or None,
     )  # fmt: skip
     limits = Limits(wishes.trials, wishes.patience, wishes.images,

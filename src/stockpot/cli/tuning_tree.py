@@ -75,8 +75,8 @@ def tune_tree(
 
     if final_repeats < 1:
         raise typer.BadParameter("counts must be 1 or more")
-    if name is not None and not re.fullmatch(r"[\w-][\w. -]*", name):
-        raise typer.BadParameter("--name may have letters, digits, spaces and . _ -")
+    if name is not None and not re.fullmatch(r"[\w-][\w. -]{0,99}", name):
+        raise typer.BadParameter("--name may have up to 100 letters, digits, spaces and . _ -")
     run_tree(TreeWishes(
         **vars(options), entries=[*(models or []), *(pool or [])], order=order, plan=plan,
         name=name, blocks=blocks, alone=alone, step=step, final_repeats=final_repeats,

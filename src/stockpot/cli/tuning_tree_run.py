@@ -7,6 +7,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,10 @@ import typer
 from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note
 from stockpot.cli.recipe_files import TUNED, find_layout, study_metadata, write_text
+from stockpot.cli.tuning_examiner import memory_of, opened_examiner
 from stockpot.cli.tuning_options import SearchOptions
 from stockpot.cli.tuning_processes import further_processes, is_further_process
 from stockpot.cli.tuning_run import (
-    examiner_of,
     exams_of,
     identity_of,
     known_recipes,
@@ -30,13 +31,14 @@ from stockpot.cli.tuning_run import (
 from stockpot.errors import OutputExistsError, StudyError, UnknownNameError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from stockpot.layouts import Layout
     from stockpot.recipes import Recipe
     from stockpot.tune import (
         BaselineMaker,
         Exam,
+        Examiner,
         GrowingTree,
         Result,
         Search,
@@ -81,9 +83,10 @@ def run_tree(wishes: TreeWishes) -> None:
     Args:
         wishes: The options.
     """
-    from stockpot.tune import ALONE, check_tally
+    from stockpot.tune import ALONE, check_tally, shown_address
 
     check_tally(wishes.tally)
+    memory_of(wishes)
     if wishes.alone not in ALONE:
         raise UnknownNameError("rule for --alone", wishes.alone, ALONE)
     for output in (wishes.output, wishes.merge):
@@ -96,7 +99,8 @@ def run_tree(wishes: TreeWishes) -> None:
     try:
         _run(wishes, tree, layout)
     except KeyboardInterrupt:
-        note(f"stopped; what was drawn is kept in {wishes.study}: the same command goes on")
+        where = shown_address(wishes.study)
+        note(f"stopped; what was drawn is kept in {where}: the same command goes on")
         raise typer.Exit(130) from None
 
 
@@ -139,6 +143,15 @@ def _profile(layout: Layout, tree: Tree) -> str:
     return (fitting or list(found))[0].name if found else "none"
 
 
+@dataclass(frozen=True)
+class _Exams:
+    """What candidates draw in a search, what decides a node, and what the trees are judged by."""
+
+    search: Exam
+    held: Exam
+    last: Exam
+
+
 def _run(wishes: TreeWishes, tree: Tree, layout: Layout) -> None:
     from stockpot.cli.tuning_tree_view import print_tree
     from stockpot.tune import GrowingTree, open_store
@@ -149,37 +162,27 @@ def _run(wishes: TreeWishes, tree: Tree, layout: Layout) -> None:
         other.held_out(wishes.seed + i, repeats=repeats, avoid=exam)
         for i, repeats in enumerate((wishes.held_repeats, wishes.final_repeats))
     )
-    folder = Path()
-    pool = identity_of(tree.plan, folder)
-    known = {one.name: one.recipe for one in known_recipes(wishes.known or [], tree.plan)}
+    exams = _Exams(exam, held, last)
+    asked = _asked(wishes, exams, identity_of(tree.plan, Path()))
+    begun: set[str] = set()
+    start = time.monotonic()
+
+    def told(growing: GrowingTree, node: TreeNode) -> None:
+        if not is_child and node.name not in begun:  # several workers begin the same node
+            begun.add(node.name)
+            note(_where(growing, node, start))
+
+    def hand(examiner: Examiner) -> None:
+        with open_store(wishes.study) as own:
+            growing = GrowingTree(own, wishes.tree_name, tree, asked)
+            _grow(wishes, growing, layout, exams, examiner, told, last=False)
+
     with ExitStack() as stack:
         store = stack.enter_context(open_store(wishes.study))
-        asked = _asked(wishes, exam, held, last, pool)
         growing = GrowingTree(store, wishes.tree_name, tree, asked)
-        examiner = stack.enter_context(examiner_of(wishes, tree.plan, folder))
-        n_more = 0 if is_child else wishes.workers - 1
-        children = stack.enter_context(further_processes(n_more))
-
-        def begin(
-            study: StudyStore, node: TreeNode, recipe: Recipe, baselines: BaselineMaker
-        ) -> Iterator[Search]:
-            return stages_of(wishes, study, recipe, layout, exam, folder,
-                             seed=tree.seed_of(node, wishes.seed), baselines=baselines)  # fmt: skip
-
-        start = time.monotonic()
-
-        def told(node: TreeNode) -> None:
-            if not is_child:
-                note(_where(growing, node, start))
-
-        def run(search: Search) -> None:
-            search_stage(search, examiner, is_child)
-
-        shown = None if is_child else say_held_out
-        growing.grow(begin, examiner, held, wishes.finalists, alone=wishes.alone, run=run,
-                     progress=told, shown=shown)  # fmt: skip
-        result = growing.conclude(examiner, last, scorer=wishes.score[0], tally=wishes.tally,
-                                  known=known, pool=pool, shown=shown)  # fmt: skip
+        examiner = stack.enter_context(opened_examiner(wishes, tree.plan, Path(), hand))
+        children = stack.enter_context(further_processes(0 if is_child else wishes.n_more))
+        result = _grow(wishes, growing, layout, exams, examiner, told, quiet=is_child)
         if is_child:
             return
         for child in children:
@@ -188,7 +191,40 @@ def _run(wishes: TreeWishes, tree: Tree, layout: Layout) -> None:
         print_tree(growing, wishes.json_)
 
 
-def _asked(wishes: TreeWishes, exam: Exam, held: Exam, last: Exam, pool: str) -> dict[str, Any]:
+def _grow(
+    wishes: TreeWishes,
+    growing: GrowingTree,
+    layout: Layout,
+    exams: _Exams,
+    examiner: Examiner,
+    told: Callable[[GrowingTree, TreeNode], None],
+    *,
+    quiet: bool = False,
+    last: bool = True,
+) -> Result:
+    """Draw what a tree has left to draw, and compare the whole."""
+    tree, folder = growing.tree, Path()
+
+    def begin(
+        study: StudyStore, node: TreeNode, recipe: Recipe, baselines: BaselineMaker
+    ) -> Iterator[Search]:
+        return stages_of(wishes, study, recipe, layout, exams.search, folder,
+                         seed=tree.seed_of(node, wishes.seed), baselines=baselines)  # fmt: skip
+
+    def run(search: Search) -> None:
+        search_stage(search, examiner, quiet, last)
+
+    shown = None if quiet else say_held_out
+    growing.grow(begin, examiner, exams.held, wishes.finalists, alone=wishes.alone, run=run,
+                 progress=partial(told, growing), shown=shown)  # fmt: skip
+    known = {one.name: one.recipe for one in known_recipes(wishes.known or [], tree.plan)}
+    return growing.conclude(
+        examiner, exams.last, scorer=wishes.score[0], tally=wishes.tally, known=known,
+        pool=identity_of(tree.plan, folder), shown=shown,
+    )  # fmt: skip
+
+
+def _asked(wishes: TreeWishes, exams: _Exams, pool: str) -> dict[str, Any]:
     """What must be the same when a tree is taken up again: its nodes are decided for good."""
     names = (
         "score",
@@ -210,7 +246,7 @@ def _asked(wishes: TreeWishes, exam: Exam, held: Exam, last: Exam, pool: str) ->
     )
     return {
         **{name: getattr(wishes, name) for name in names},
-        "exam": exam.key, "held": held.key, "final": last.key, "pool": pool,
+        "exam": exams.search.key, "held": exams.held.key, "final": exams.last.key, "pool": pool,
     }  # fmt: skip
 
 

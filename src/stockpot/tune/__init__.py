@@ -20,7 +20,7 @@ from stockpot.tune.growing import ALONE, BaselineMaker, Begin, Decision, Growing
 from stockpot.tune.guarding import GUARDED, Drift, guard
 from stockpot.tune.holes import Hole, fill_holes, find_holes, read_values
 from stockpot.tune.importing import ImportedRows, import_rows
-from stockpot.tune.opening import open_examiner
+from stockpot.tune.opening import check_memory, open_examiner
 from stockpot.tune.optimisers import OPTIMISERS, Optimiser, make_sampler
 from stockpot.tune.proposing import Proposal, is_worse, propose
 from stockpot.tune.reading import WILDCARD_TYPES, read_exam
@@ -39,6 +39,7 @@ from stockpot.tune.settings import NEAR, Baseline, Limits, SearchSettings
 from stockpot.tune.sharing import CrewExaminer, examine_on_crew
 from stockpot.tune.spaces import SPACES, Dial, Space, make_space
 from stockpot.tune.storing import StudyStore, open_store
+from stockpot.tune.tables import shown_address
 from stockpot.tune.tallying import AUTOMBW_TALLIES, TALLIES, check_tally, scores_of, tally
 from stockpot.tune.trees import ORDERS, Tree, TreeNode, plan_tree, spread_holes
 from stockpot.tune.verdicts import Verdict, bootstrap_mean, compare_marks
@@ -91,6 +92,7 @@ __all__ = [
     "best_trials",
     "bootstrap_mean",
     "candidate_key",
+    "check_memory",
     "check_tally",
     "compare_marks",
     "estimate_effects",
@@ -119,6 +121,7 @@ __all__ = [
     "run_search",
     "score_together",
     "scores_of",
+    "shown_address",
     "spread_holes",
     "sums_of_models",
     "tally",

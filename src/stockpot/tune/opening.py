@@ -11,12 +11,12 @@ from stockpot.checkpoints import Source, open_checkpoint
 from stockpot.draw import LiveMix, Vram, hold, open_live, save_memory
 from stockpot.engine import DEFAULT_MEMORY, Settings, open_pool, size_text
 from stockpot.errors import MemoryBudgetError
-from stockpot.layouts import detect
+from stockpot.layouts import as_checkpoint, detect
 from stockpot.recipes import Recipe
 from stockpot.scores import Scorer
 from stockpot.tune.examining import LiveExaminer
 
-__all__ = ["open_examiner"]
+__all__ = ["check_memory", "open_examiner"]
 
 _HOLD_BYTES = 4 << 30  # of the pool, where nobody says how much memory there is
 _MERGE_BYTES = 256 << 20  # what merging is given at least
@@ -85,12 +85,7 @@ def open_examiner(
         }
         left, merging = _HOLD_BYTES, DEFAULT_MEMORY
         if memory is not None:
-            left = memory - _painter_bytes(sources, dtype)
-            if left < 0:
-                raise MemoryBudgetError(
-                    f"drawing needs {size_text(memory - left)} for the painter and its first mix, "
-                    f"but --memory allows {size_text(memory)}; allow more"
-                )
+            left = check_memory(sources, memory, dtype)
         held, left = _held(sources, left)
         if memory is not None:
             merging = _MERGE_BYTES + left
@@ -107,20 +102,49 @@ def open_examiner(
         return LiveExaminer(open_mix, scorers, batch, stack.pop_all())
 
 
-def _painter_bytes(sources: Mapping[str, Source], dtype: str) -> int:
-    """The painter, the mix that it is loaded from, which has a file's type, and merging."""
-    wide = 4 if dtype == "float32" else 2
-    largest = 0
-    for source in sources.values():
-        size = sum(info.n_bytes for info in source.tensors.values())
+def check_memory(sources: Mapping[str, Source], memory: int, dtype: str = "float32") -> int:
+    """Look whether an examiner fits, before any weight is read.
+
+    Args:
+        sources: The pool, open.
+        memory: Ceiling in bytes, as for `open_examiner`.
+        dtype: torch's name of the type to draw in.
+
+    Returns:
+        Bytes that are left for models of the pool.
+
+    Raises:
+        MemoryBudgetError: Not even the painter fits; the message says what it needs.
+    """
+    painter, mix = _painter_bytes(sources, dtype)
+    left = memory - painter - mix - _MERGE_BYTES
+    if left < 0:
+        raise MemoryBudgetError(
+            f"drawing needs {size_text(memory - left)}: {size_text(painter)} for the painter in "
+            f"{dtype}, {size_text(mix)} for its first mix, and {size_text(_MERGE_BYTES)} for "
+            f"merging; but --memory allows {size_text(memory)}; allow more"
+            + ("" if dtype != "float32" else ", or draw in half precision where the device can")
+        )
+    return left
+
+
+def _painter_bytes(sources: Mapping[str, Source], dtype: str) -> tuple[int, int]:
+    """The painter, and the mix that it is loaded from, which has a file's type."""
+    painter: dict[str, int] = {}
+    mix: dict[str, int] = {}
+    for source in map(as_checkpoint, sources.values()):
         layout = detect({key: info.shape for key, info in source.tensors.items()}).layout
         for key, info in source.tensors.items():
             spec = layout.spec_of(key)
+            name = key if spec is None else spec.key
+            # A mix may take each part from another model, of another type.
+            mix[name] = max(mix.get(name, 0), info.n_bytes)
             # EMA copies and the like are no part of a painter.
             if not layout.parts or (spec is not None and not spec.optional):
-                size += info.n_elements * wide
-        largest = max(largest, size)
-    return largest + _MERGE_BYTES
+                half = dtype != "float32" and (spec is None or spec.cell.component != "vae")
+                size = info.n_elements * (2 if half else 4)
+                painter[name] = max(painter.get(name, 0), size)
+    return sum(painter.values()), sum(mix.values())
 
 
 def _held(sources: Mapping[str, Source], left: int) -> tuple[dict[str, Source], int]:

@@ -34,7 +34,7 @@ class StudyStore:
     """One study: its trials and its book.
 
     Attributes:
-        where: As the user named it.
+        where: As the user named it, without a password.
         trials: optuna's storage; ``optuna.load_study(study_name=…, storage=store.trials)`` and
             optuna's own tools read it too.
         book: All else.
@@ -203,14 +203,15 @@ def open_store(where: str | os.PathLike[str], *, create: bool = True) -> StudySt
     Args:
         where: A file, which becomes an SQLite database; ``journal:FILE`` or a name that ends in
             ``.journal`` for a file on a disk that several machines share; or the address of a
-            database, such as ``postgresql://user@host/name``.
+            database, such as ``postgresql://user@host/name`` (any that SQLAlchemy has a driver
+            for; PostgreSQL is the one that was tried).
         create: Whether to make what is not there.
 
     Returns:
         The study.
 
     Raises:
-        MissingExtraError: optuna is not installed.
+        MissingExtraError: optuna, or the driver of PostgreSQL, is not installed.
         StudyError: It is not there, or no study.
     """
     try:
@@ -229,15 +230,15 @@ def open_store(where: str | os.PathLike[str], *, create: bool = True) -> StudySt
 
         journal = JournalStorage(JournalFileBackend(str(path)))
         return StudyStore(text, journal, JournalBook(journal, f"{_NAME} book"))
-    from stockpot.tune.tables import TableBook, open_tables
+    from stockpot.tune.tables import TableBook, open_tables, shown_address
 
     if "://" not in text:
         path = Path(text)
         _check_there(path, create)
         if path.exists() and path.stat().st_size and path.read_bytes()[:15] != b"SQLite format 3":
             raise StudyError(f"{text}: a study is an SQLite file, but this is something else")
-    storage, engine = open_tables(text)
-    return StudyStore(text, storage, TableBook(engine))
+    storage, engine = open_tables(text, create)
+    return StudyStore(shown_address(text), storage, TableBook(engine))
 
 
 def _check_there(path: Path, create: bool) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, final
 
-from stockpot.errors import StudyError
+from stockpot.errors import MissingExtraError, StudyError
 from stockpot.tune.books import Book, KeptMark
 from stockpot.tune.claims import Claimed, Worker
 from stockpot.tune.soundness import MARK_SHAPE, damage, reading, unfit
@@ -16,29 +17,63 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage, RDBStorage
     from sqlalchemy import Engine
 
-__all__ = ["TableBook", "open_tables"]
+__all__ = ["TableBook", "open_tables", "shown_address"]
 
 #: How long a writer waits for another.
 BUSY_S = 120
 _ATTEMPTS = 8
+# Names of trees and plans stand in keys of notes; databases other than SQLite keep to the length.
+_LONG_KEY = 500
+# What is meant where an address names no driver: the same whatever SQLAlchemy's version takes.
+_DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
 
-def open_tables(where: str) -> tuple[BaseStorage, Engine]:
+def shown_address(where: str) -> str:
+    """Leave the password out of a database's address, for messages and pages.
+
+    Args:
+        where: As the user named a study.
+
+    Returns:
+        The same, with stars for the password.
+
+    Example:
+        >>> shown_address("postgresql://me:secret@host/studies?sslmode=require")
+        'postgresql://me:***@host/studies?sslmode=require'
+        >>> shown_address("study.db")
+        'study.db'
+    """
+    if "://" not in where:
+        return where
+    hidden = re.sub(r"(://[^:/?]*):.*@", r"\1:***@", where)
+    return re.sub(r"(?i)([?&]password=)[^&]*", r"\1***", hidden)
+
+
+def open_tables(where: str, create: bool = True) -> tuple[BaseStorage, Engine]:
     """Open optuna's storage in a database, and the engine for our own tables.
 
     Args:
         where: A file, or the address of a database.
+        create: Whether to make the tables where they are not there.
 
     Raises:
+        MissingExtraError: The database's driver is not installed.
         StudyError: The database cannot be opened.
     """
     import sqlalchemy
     from optuna.storages import get_storage
 
     is_file = "://" not in where
-    url: Any = sqlalchemy.URL.create("sqlite", database=where) if is_file else where
-    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_S}} if is_file else {}
+    options: dict[str, Any]
     try:
+        if is_file:
+            url = sqlalchemy.URL.create("sqlite", database=where)
+            options = {"connect_args": {"timeout": BUSY_S}}
+        else:
+            url = sqlalchemy.make_url(where)
+            url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
+            # A server may have ended a connection that was idle while pictures were drawn.
+            options = {"pool_pre_ping": True}
         if is_file:
             engine = _engine(url, options)
             # From here on readers do not wait for writers; the file remembers it.
@@ -46,10 +81,21 @@ def open_tables(where: str) -> tuple[BaseStorage, Engine]:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         else:
             engine = _engine(url, options)
-        address = url.render_as_string(hide_password=False) if is_file else where
-        storage = _open_trials(address, options)
+            if not create and not sqlalchemy.inspect(engine).has_table("stockpot_notes"):
+                engine.dispose()
+                raise StudyError(f"{shown_address(where)}: there is no such study")
+        storage = _open_trials(url.render_as_string(hide_password=False), options)
+    except StudyError:
+        raise
+    except ModuleNotFoundError as error:
+        if url.get_backend_name() == "postgresql":
+            raise MissingExtraError("a study in PostgreSQL", "postgres") from error
+        raise StudyError(f"{shown_address(where)}: the database's driver is not installed: "
+                         f"{error}") from error  # fmt: skip
     except Exception as error:
-        raise StudyError(f"{where}: the study cannot be opened: {error}") from error
+        # The driver's own words; SQLAlchemy's have an address of a page, and a line each.
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise StudyError(f"{shown_address(where)}: the study cannot be opened: {reason}") from error
     if is_file:
         sqlalchemy.event.listen(storage.engine, "connect", _tune_sqlite)
         storage.engine.dispose()
@@ -98,12 +144,13 @@ class TableBook(Book):
         import sqlalchemy as sql
 
         self._engine = engine
-        self._where = str(engine.url.database or engine.url.render_as_string())
+        is_file = engine.dialect.name == "sqlite" and engine.url.database
+        self._where = str(engine.url.database if is_file else engine.url.render_as_string())
         data = sql.MetaData()
-        key = sql.String(64)
+        key, long_key = sql.String(64), sql.String(_LONG_KEY)
         self._notes = sql.Table(
             "stockpot_notes", data,
-            sql.Column("key", key, primary_key=True), sql.Column("text", sql.Text),
+            sql.Column("key", long_key, primary_key=True), sql.Column("text", sql.Text),
         )  # fmt: skip
         self._candidates = sql.Table(
             "stockpot_candidates", data,
@@ -120,7 +167,7 @@ class TableBook(Book):
             "stockpot_scores", data,
             sql.Column("candidate", key, primary_key=True),
             sql.Column("task", key, primary_key=True),
-            sql.Column("scorer", sql.String(200), primary_key=True),
+            sql.Column("scorer", long_key, primary_key=True),
             sql.Column("score", sql.Float),
         )  # fmt: skip
         self._pictures = sql.Table(
@@ -136,7 +183,7 @@ class TableBook(Book):
         )  # fmt: skip
         self._claims = sql.Table(
             "stockpot_claims", data,
-            sql.Column("what", sql.String(200), primary_key=True),
+            sql.Column("what", long_key, primary_key=True),
             sql.Column("generation", sql.Integer, primary_key=True), sql.Column("worker", key),
         )  # fmt: skip
         for table in data.sorted_tables:
