@@ -8,7 +8,7 @@ import os
 from setuptools import Extension, setup
 
 FOLDER = "src/stockpot/methods"
-PARTS = {"_linear": ["_linear"], "_panels": ["_panels", "_feeds", "_gram"]}
+PARTS = {"_linear": ["_linear"], "_panels": ["_panels", "_feeds", "_gram", "_ranks"]}
 # Compilers may fuse a product and a sum where they are not told otherwise: other bytes.
 FLAGS = ["-O3", "-g0", "-std=c11", "-Wall", "-ffp-contract=off"]
 

@@ -80,19 +80,19 @@ PUBLIC = {
         "is_unfinished open_checkpoint read_header read_lines size_text write_whole"
     ),
     "stockpot.methods": (
-        "BLOCK_ELEMENTS Doubles Feed Gram GramAccumulator HAS_COMPILED_KERNEL METHODS Method "
-        "Parameters Row RowFacts Task Work best_order by_element by_gram by_tensor combine "
-        "find_nonfinite get_method is_finite narrow one_blas_thread order_blocks sum_grams "
-        "weighted_rows widen with_zeros"
+        "BLOCK_ELEMENTS CPU Device Doubles Feed Gram GramAccumulator HAS_COMPILED_KERNEL METHODS "
+        "Method Parameters Row RowFacts Task Work begin best_order by_element by_gram by_ranks "
+        "by_tensor combine find_nonfinite get_method is_finite narrow one_blas_thread open_device "
+        "order_blocks ranked runs_on_devices sum_grams weighted_rows widen with_zeros"
     ),
     "stockpot.engine": (
         "Ancestor Ask Book Chunking Crew DEFAULT_MEMORY Digests Estimate Form History "
         "InputFound InputRecord Labels MergeResult Meter MethodCosts Opening Part Pipeline Plan "
         "Post Progress ProgressCallback Remade Route SWAPPABLE Settings Shelf Step Stop "
-        "TensorPlan Term Verdict arranged compare_shares convert estimate_plan extract "
-        "facts_of_source find_route give_back_memory in_form make_plan merge merge_in_memory "
-        "method_costs open_pool parse_size prune read_history read_labels remake replay "
-        "run_plan shares_of size_text swap take_chunks unprune verify"
+        "TensorPlan Term Verdict arranged compare_shares convert device_of estimate_plan "
+        "extract facts_of_source find_route give_back_memory in_form make_plan merge "
+        "merge_in_memory method_costs open_pool parse_size prune read_history read_labels remake "
+        "replay run_plan shares_of size_text swap take_chunks unprune verify"
     ),
     "stockpot.compare": (
         "Comparison ComponentFindings Convergence Descent DistanceTable Duplicates Exclusion "
@@ -104,12 +104,11 @@ PUBLIC = {
         "trace_convergence"
     ),
     "stockpot.errors": (
-        "CheckpointError ClusterError HeaderError LayoutError LostWorkerError MemoryBudgetError "
-        "MissingExtraError MissingWeightsError OutputError OutputExistsError PreflightError "
-        "Problem ProblemsError RecipeError RequestError ScorerError StockpotError StoppedError "
-        "StudyError TallyError TruncatedFileError UnconfirmedError UnfinishedError "
-        "UnknownNameError "
-        "UnsafeFileError VerificationError"
+        "CheckpointError ClusterError DeviceError HeaderError LayoutError LostWorkerError "
+        "MemoryBudgetError MissingExtraError MissingWeightsError OutputError OutputExistsError "
+        "PreflightError Problem ProblemsError RecipeError RequestError ScorerError StockpotError "
+        "StoppedError StudyError TallyError TruncatedFileError UnconfirmedError UnfinishedError "
+        "UnknownNameError UnsafeFileError VerificationError"
     ),
     "stockpot.draw": (
         "Axis BREAK Box BrokenPictureWarning BrownianPath CellMix Chunk Chunked Conditioner "

@@ -36,6 +36,7 @@ from dataclasses import dataclass
 __all__ = [
     "CheckpointError",
     "ClusterError",
+    "DeviceError",
     "HeaderError",
     "LayoutError",
     "LostWorkerError",
@@ -184,6 +185,10 @@ class StoppedError(StockpotError):
 
 class MemoryBudgetError(StockpotError, MemoryError):
     """A plan needs more memory than it was given."""
+
+
+class DeviceError(StockpotError, ValueError):
+    """A device that is not there, or that cannot be used for this."""
 
 
 class ClusterError(StockpotError):

@@ -28,8 +28,8 @@ def source(arrays: Arrays, name: str) -> MemorySource:
 
 
 def arrays_of(merged: MemorySource) -> Arrays:
-    """The tensors of a checkpoint as arrays."""
-    kinds = {name: dtype for dtype, name in KINDS.items()}
+    """The tensors of a checkpoint as arrays; bfloat16 as its bits."""
+    kinds = {name: dtype for dtype, name in KINDS.items()} | {"BF16": np.dtype(np.uint16)}
     return {
         key: np.frombuffer(merged.read_bytes(key), kinds[info.dtype.name]).reshape(info.shape)
         for key, info in merged.tensors.items()

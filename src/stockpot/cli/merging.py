@@ -17,6 +17,7 @@ from stockpot.cli.stopping import stoppable
 
 if TYPE_CHECKING:
     from stockpot.engine import Form, MergeResult, Pipeline, Plan, Settings
+    from stockpot.methods import Device as MergeDevice
     from stockpot.recipes import Recipe
 
 __all__ = [
@@ -70,6 +71,11 @@ Chunk = Annotated[int, typer.Option(help="Elements read at once; 0 lets the memo
 Kernel = Annotated[
     str, typer.Option(help="auto: compiled where it was built; torch: never. Same bytes.")
 ]
+Device = Annotated[
+    str,
+    typer.Option(help="Where methods with much arithmetic run: cpu, cuda, cuda:1, or torch-cpu, "
+                      "which does on the processor what a GPU would. Last digits may differ."),
+]  # fmt: skip
 Outside = Annotated[
     bool, typer.Option("--outside", help="Let the recipe's paths leave its folder.")
 ]
@@ -140,6 +146,7 @@ def merge_recipe(
     restart: Restart = False,
     recheck: Recheck = False,
     cluster: OnCluster = None,
+    device: Device = "cpu",
     outside: Outside = False,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -169,7 +176,7 @@ def merge_recipe(
         output = folder / recipe.save.file
     settings = settings_of(
         memory, threads, overwrite, hashes, sha256, verify, allow_nonfinite, chunk, kernel,
-        restart, recheck,
+        restart, recheck, device,
     )  # fmt: skip
     run_recipe(recipe, output, folder, dtype, settings, dry_run, json_, cluster=cluster)
 
@@ -211,6 +218,7 @@ def settings_of(
     kernel: str = "auto",
     restart: bool = False,
     recheck: bool = False,
+    device: str = "cpu",
 ) -> Settings:
     """Turn the options of a command that merges into the engine's settings.
 
@@ -226,6 +234,7 @@ def settings_of(
         kernel: ``auto`` or ``torch``.
         restart: Whether what a stopped run left is thrown away.
         recheck: Whether it is read again before it is gone on from.
+        device: Where methods with much arithmetic run.
 
     Returns:
         The settings; a wrong option ends the program with exit code 2.
@@ -249,6 +258,7 @@ def settings_of(
         compiled=kernel == "auto",
         restart=restart,
         recheck=recheck,
+        device=device,
         tell=note,
     )
 
@@ -312,14 +322,16 @@ def run_recipe(
 
 
 def _show_plan(plan: Plan, settings: Settings, json_: bool) -> None:
-    from stockpot.engine import estimate_plan, size_text
+    from stockpot.engine import device_of, estimate_plan, size_text
 
+    device = device_of(plan, settings)
     costs = estimate_plan(
         plan,
         memory=settings.memory,
         threads=settings.n_threads,
         chunk_elements=settings.chunk_elements,
         compiled=settings.compiled,
+        device=device,
     )
     facts = {
         "layout": plan.layout.name,
@@ -331,6 +343,7 @@ def _show_plan(plan: Plan, settings: Settings, json_: bool) -> None:
         "memory_bytes": costs.n_bytes,
         "threads": costs.threads,
         "estimated_s": round(costs.seconds, 1),
+        "device": device.told if device else "cpu",
         "notes": [str(problem) for problem in plan.notes],
     }
     if json_:
@@ -351,7 +364,19 @@ def _show_plan(plan: Plan, settings: Settings, json_: bool) -> None:
     if plan.fold.calls:
         used = sorted({f"{call.function} (version {call.version})" for call in plan.fold.calls})
         typer.echo(f"methods: {', '.join(used)}")
+        typer.echo(_place_text(plan, device, settings.device))
     print_fold(plan.fold, {tensor.cell.component for tensor in plan.tensors.values()})
+
+
+def _place_text(plan: Plan, device: MergeDevice | None, wanted: str) -> str:
+    """Where the arithmetic of a plan runs."""
+    if device is None:
+        spare = "; none of these methods has a form for devices" if wanted != "cpu" else ""
+        return f"arithmetic: on the processor{spare}"
+    from stockpot.methods import runs_on_devices
+
+    there = [name for name in plan.methods if runs_on_devices(name)]
+    return f"arithmetic: {', '.join(there)} on {device.told}; all else on the processor"
 
 
 def _show_result(result: MergeResult, json_: bool) -> None:

@@ -37,10 +37,10 @@ def list_methods(
         _show(functions[name])
         return
     print_table(
-        ["method", "what it does", ">passes"],
+        ["method", "what it does", ">passes", "device"],
         (
-            [row.signature, row.summary, str(_facts(row)["passes"])]
-            for row in functions.values()
+            [row.signature, row.summary, str(facts["passes"]), "yes" if facts["devices"] else ""]
+            for row, facts in ((row, _facts(row)) for row in functions.values())
         ),
     )  # fmt: skip
     typer.echo("formula, options and source of one: stockpot methods NAME")
@@ -72,6 +72,7 @@ def _facts(row: Function) -> dict[str, Any]:
         "symmetric": row.symmetric,
         "passes": costs.n_passes if costs else 1,
         "memory": costs.memory if costs else "a panel",
+        "devices": list(costs.on_devices) if costs else [],
         "options": [
             {
                 "name": option.name,
@@ -91,6 +92,8 @@ def _show(row: Function) -> None:
     for label in ("formula", "source", "passes", "memory"):
         if facts[label]:
             typer.echo(f"  {label:8s} {facts[label]}")
+    there = ", ".join(facts["devices"])
+    typer.echo(f"  device   {f'{there}: with --device' if there else 'always the processor'}")
     if row.symmetric:
         typer.echo("  order    of the models does not matter")
     if facts["options"]:

@@ -24,7 +24,7 @@ from stockpot.engine.remaking import Remade, remake
 from stockpot.engine.replaying import Route, find_route, replay
 from stockpot.engine.resuming import facts_of_source
 from stockpot.engine.running import Digests, run_plan
-from stockpot.engine.settings import Settings
+from stockpot.engine.settings import Settings, device_of
 from stockpot.engine.shelf import Book, Shelf
 from stockpot.engine.stopping import Stop
 from stockpot.engine.verifying import InputFound, Verdict, verify
@@ -66,6 +66,7 @@ __all__ = [
     "arranged",
     "compare_shares",
     "convert",
+    "device_of",
     "estimate_plan",
     "extract",
     "facts_of_source",

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from stockpot.engine.history import Step, read_history
 from stockpot.errors import VerificationError
+from stockpot.methods import CPU
 
-__all__ = ["check_again"]
+__all__ = ["check_again", "device_name"]
 
 
 def check_again(step: Step, metadata: Mapping[str, str], name: str) -> None:
@@ -26,8 +27,9 @@ def check_again(step: Step, metadata: Mapping[str, str], name: str) -> None:
     if last.content != step.content:
         raise VerificationError(
             f"{name}: the recipe should make weights with content hash {step.content}, but makes "
-            f"{last.content} (recorded with {_versions(step)}; now {_versions(last)}); "
-            "nothing was saved"
+            f"{last.content} (recorded with {_versions(step)}; now {_versions(last)}"
+            + ("; equal bytes are promised on the same device and library only" * bool(step.device))
+            + "); nothing was saved"
         )
     if _read(last) != _read(step):
         raise VerificationError(
@@ -36,10 +38,23 @@ def check_again(step: Step, metadata: Mapping[str, str], name: str) -> None:
         )
 
 
+def device_name(step: Step) -> str:
+    """The name of the device on which a step was done.
+
+    Args:
+        step: The record.
+
+    Returns:
+        As `stockpot.engine.Settings.device` takes it.
+    """
+    return step.device.partition(",")[0].partition(" ")[0] or CPU
+
+
 def _read(step: Step) -> dict[str, tuple[dict[str, str | None], str | None]]:
     return {name: (dict(record.components), record.made) for name, record in step.inputs.items()}
 
 
 def _versions(step: Step) -> str:
     methods = ", ".join(f"{name} {version}" for name, version in sorted(step.methods.items()))
-    return f"stockpot {step.version}, methods: {methods or 'not told'}"
+    where = f", on {step.device}" if step.device else ""
+    return f"stockpot {step.version}, methods: {methods or 'not told'}{where}"

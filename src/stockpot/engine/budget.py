@@ -88,6 +88,7 @@ def take_chunks(
     chunk_elements: int | None = None,
     *,
     compiled: bool = True,
+    host_doubles: int = 0,
 ) -> Chunking:
     """Cut a plan's work so that it fits the budget.
 
@@ -97,6 +98,7 @@ def take_chunks(
         threads: Wanted threads; fewer are used where the budget is small.
         chunk_elements: Fix the length of a chunk; the budget is still checked.
         compiled: Whether the C kernel runs; torch needs room of its own.
+        host_doubles: Doubles that a device takes here for each element of a row; 0 without one.
 
     Returns:
         The cut.
@@ -115,7 +117,7 @@ def take_chunks(
     )
     wide = max(
         (
-            8 * tensor.graph.width(compiled)
+            8 * (tensor.graph.width(compiled) + host_doubles * tensor.graph.widest)
             + sum(term.dtype.itemsize for term in tensor.terms)
             + _ROW_BYTES
             for tensor in plan.tensors.values()

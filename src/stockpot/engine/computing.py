@@ -12,7 +12,18 @@ from blake3 import blake3
 from stockpot.checkpoints import DType
 from stockpot.engine.graph import Apply, Graph, Load, Pick, Sum
 from stockpot.engine.matching import Orders
-from stockpot.methods import Feed, Row, Task, Work, find_nonfinite, is_finite, widen, with_zeros
+from stockpot.methods import (
+    Device,
+    Feed,
+    Row,
+    Task,
+    Work,
+    begin,
+    find_nonfinite,
+    is_finite,
+    widen,
+    with_zeros,
+)
 
 __all__ = ["Computation", "Reader"]
 
@@ -56,6 +67,7 @@ class Computation:
             finite and must be; raises.
         root: The row to make; by default the tensor's.
         orders: Says for the node of a method that matches units how these are put in order.
+        device: Where methods that have a form for it run; None: here.
     """
 
     def __init__(
@@ -71,10 +83,12 @@ class Computation:
         complain: Callable[[int, int, Row], None],
         root: int | None = None,
         orders: Callable[[int], Orders] = lambda apply: (),
+        device: Device | None = None,
     ) -> None:
         self._graph, self._key, self._shape, self._dtypes = graph, key, shape, dtypes
         self._read, self._compiled, self._complain = read, compiled, complain
         self._allow, self._find_orders = allow_nonfinite, orders
+        self._device = device
         self._root = graph.root if root is None else root
         self._n = int(np.prod(shape, dtype=np.int64))
         self._orders: dict[int, _Order] = {}
@@ -112,9 +126,8 @@ class Computation:
             if node.method.looks_first and self._graph.reads_only(i):
                 n = len(node.inputs)
                 self._orders[i] = _Order(node.inputs, tuple(range(n)), tuple(range(n)), None)
-                work = node.method.start(
-                    Task(self._key, self._shape, n, node.parameters, compiled=self._compiled)
-                )
+                task = Task(self._key, self._shape, n, node.parameters, compiled=self._compiled)
+                work = begin(node.method, task, self._device)
                 if work.wants_pass:
                     self._works[i] = work
         for j, below in enumerate(self._graph.nodes):
@@ -178,7 +191,7 @@ class Computation:
                     method, task = self._apply(i).method, tasks[i]
                     if method.matches:
                         task = replace(task, orders=self._find_orders(i))
-                    self._works[i] = method.start(task)
+                    self._works[i] = begin(method, task, self._device)
                 if self._works[i].wants_pass:
                     ready.append(i)
                 else:

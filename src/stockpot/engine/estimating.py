@@ -8,7 +8,7 @@ from stockpot.engine.budget import DEFAULT_MEMORY, take_chunks
 from stockpot.engine.graph import Apply, Graph, make_graph
 from stockpot.engine.plan import Plan
 from stockpot.layouts import get_layout
-from stockpot.methods import HAS_COMPILED_KERNEL
+from stockpot.methods import HAS_COMPILED_KERNEL, Device, runs_on_devices
 from stockpot.recipes import Function, fold, make_recipe
 
 __all__ = ["Estimate", "MethodCosts", "estimate_plan", "method_costs"]
@@ -49,6 +49,7 @@ def estimate_plan(
     threads: int = 1,
     chunk_elements: int | None = None,
     compiled: bool = HAS_COMPILED_KERNEL,
+    device: Device | None = None,
 ) -> Estimate:
     """Say what a plan will cost.
 
@@ -58,6 +59,7 @@ def estimate_plan(
         threads: Wanted threads.
         chunk_elements: A fixed length of chunks.
         compiled: Whether the C kernel runs.
+        device: Where methods that have a form for it run; their time is guessed as the processor's.
 
     Returns:
         The costs.
@@ -65,7 +67,10 @@ def estimate_plan(
     Raises:
         MemoryBudgetError: It needs more memory than it may have.
     """
-    chunking = take_chunks(plan, memory, threads, chunk_elements, compiled=compiled)
+    chunking = take_chunks(
+        plan, memory, threads, chunk_elements, compiled=compiled,
+        host_doubles=device.host_doubles if device else 0,
+    )  # fmt: skip
     work = 0.0
     for tensor in plan.tensors.values():
         work += (tensor.read_bytes * tensor.n_passes + 2 * tensor.info.n_bytes) / _READ_BYTES_S
@@ -91,10 +96,12 @@ class MethodCosts:
     Attributes:
         n_passes: How often its inputs are read; with hashing where contents decide.
         memory: What it keeps, for people.
+        on_devices: The methods in it that run on a device where one is named.
     """
 
     n_passes: int
     memory: str
+    on_devices: tuple[str, ...] = ()
 
 
 def method_costs(function: Function) -> MethodCosts:
@@ -109,7 +116,7 @@ def method_costs(function: Function) -> MethodCosts:
     Example:
         >>> from stockpot.recipes import FUNCTIONS
         >>> method_costs(FUNCTIONS["median"])
-        MethodCosts(n_passes=2, memory='a panel')
+        MethodCosts(n_passes=2, memory='a panel', on_devices=('median',))
         >>> method_costs(FUNCTIONS["dgmla"]).n_passes
         4
     """
@@ -122,7 +129,8 @@ def method_costs(function: Function) -> MethodCosts:
         assert isinstance(node, Apply)
         words.setdefault(node.method.memory.removeprefix("a panel").lstrip(";, "))
     words.pop("", None)
-    return MethodCosts(graph.n_passes, "; ".join(["a panel", *words]))
+    there = tuple(name for name in graph.methods if runs_on_devices(name))
+    return MethodCosts(graph.n_passes, "; ".join(["a panel", *words]), there)
 
 
 def _probe(function: Function) -> Graph | None:

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 from stockpot.errors import Problem, RecipeError
-from stockpot.methods import Method, get_method
+from stockpot.methods import Method, get_method, runs_on_devices
 from stockpot.recipes import Called, Invocation, Row, models_in
 
 __all__ = ["Apply", "Graph", "Load", "Node", "Pick", "Sum", "make_graph"]
@@ -101,6 +101,22 @@ class Graph:
     def applies(self) -> tuple[int, ...]:
         """The nodes that are methods, those that others read first."""
         return tuple(i for i, node in enumerate(self.nodes) if isinstance(node, Apply))
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """Names of its methods, each once."""
+        nodes = (node for node in self.nodes if isinstance(node, Apply))
+        return tuple(dict.fromkeys(node.method.name for node in nodes))
+
+    @cached_property
+    def runs_on_devices(self) -> bool:
+        """Whether a method of it has a form for devices."""
+        return any(map(runs_on_devices, self.methods))
+
+    @cached_property
+    def widest(self) -> int:
+        """The most inputs that a method has."""
+        return max((len(n.inputs) for n in self.nodes if isinstance(n, Apply)), default=0)
 
     @cached_property
     def needs_identities(self) -> bool:
@@ -220,7 +236,8 @@ class Graph:
         for i, node in applies.items():
             assert isinstance(node, Apply)
             walks = i in lazy and (node.method.feeds or i in unmade)
-            scratch = max(scratch, 2 if walks else node.method.scratch(len(node.inputs)))
+            needs = node.method.walking if walks and node.method.feeds else node.method.scratch
+            scratch = max(scratch, 2 if i in unmade else needs(len(node.inputs)))
             panels += 0 if i in unmade else node.n_outputs
         return panels + scratch + len(self.shared) + 4
 

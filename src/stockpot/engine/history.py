@@ -77,6 +77,8 @@ class Step:
         methods: Version of the meaning of each method that was used.
         dtypes: Element types of each component of its output, such as ``fp16``.
         seed: Of what was drawn at random; None where nothing was.
+        device: What computed methods in the processor's place: its name, what it is, and the
+            library's version; empty for the processor.
     """
 
     recipe: str
@@ -88,6 +90,7 @@ class Step:
     methods: Mapping[str, int] = field(default_factory=dict)
     dtypes: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,8 @@ def _step_to_plain(step: Step) -> dict[str, Any]:
         "content": step.content,
     }
     # What came later is left out where it says nothing, so that older tables stay as they were.
-    more = {"methods": dict(step.methods), "dtypes": dict(step.dtypes)}
+    more: dict[str, Any] = {"methods": dict(step.methods), "dtypes": dict(step.dtypes)}
+    more["device"] = step.device
     plain |= {name: value for name, value in more.items() if value}
     return plain if step.seed is None else {**plain, "seed": step.seed}
 
@@ -258,6 +262,7 @@ def _step_from_plain(plain: Mapping[str, Any]) -> Step:
         methods={_text(m): _whole(v) for m, v in plain.get("methods", {}).items()},
         dtypes={_text(c): _text(t) for c, t in plain.get("dtypes", {}).items()},
         seed=_whole(plain["seed"]) if "seed" in plain else None,
+        device=_text(plain.get("device", "")),
     )
 
 

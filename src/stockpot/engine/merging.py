@@ -49,11 +49,11 @@ from stockpot.engine.resuming import (
     told_of_kept,
 )
 from stockpot.engine.running import Digests, run_plan
-from stockpot.engine.settings import Settings, chunking_of, compiled_of
+from stockpot.engine.settings import Settings, chunking_of, compiled_of, device_of
 from stockpot.engine.sharing import run_on_crew
 from stockpot.engine.stopping import heeding
 from stockpot.engine.tensor_tables import TENSORS_KEY, table_of
-from stockpot.errors import Problem, StoppedError, UnconfirmedError
+from stockpot.errors import DeviceError, Problem, StoppedError, UnconfirmedError
 from stockpot.recipes import Recipe
 
 __all__ = [
@@ -158,6 +158,7 @@ def merge(
         CheckpointError: An input cannot be read or holds NaN; nothing was saved.
         MemoryBudgetError: The plan needs more memory than it may have.
         StoppedError: `settings.stop` asked for it.
+        DeviceError: There is no such device, or a crew is to use one.
         ClusterError: `settings.crew` has no workers, or they do not see the inputs.
 
     Example:
@@ -197,6 +198,7 @@ def merge(
     # A tensor that is cut or transposed on its way out is held whole.
     held = settings.n_threads * (arrangement.buffer_bytes(plan.infos) if arrangement else 0)
     chunking = chunking_of(plan, replace(settings, memory=settings.memory - held))
+    plan = _placed(plan, settings)
     ancestry = trace(plan)
     files = arrangement.infos(plan.infos) if arrangement else {"": plan.infos}
     if again is None:
@@ -310,6 +312,7 @@ def merge_in_memory(
     if settings.sha256:
         recipe = with_sha256(recipe, sources)
     plan, _ = arranged(make_plan(recipe, sources, dtype))
+    plan = _placed(plan, settings)
     sink = MemorySink(plan.infos)
     digests = compute(plan, sink, settings, progress)
     ancestry = trace(plan)
@@ -347,10 +350,19 @@ def compute(
         hashes=settings.hashes,
         allow_nonfinite=settings.allow_nonfinite,
         compiled=compiled_of(settings),
+        device=device_of(plan, settings),
         progress=progress,
         done=done,
         stop=settings.stop,
     )
+
+
+def _placed(plan: Plan, settings: Settings) -> Plan:
+    """The plan with the device that its methods run on."""
+    device = device_of(plan, settings)
+    if device is not None and settings.crew is not None:
+        raise DeviceError("a cluster's nodes merge on their processors; leave out --device")
+    return plan if device is None else replace(plan, device=device.told)
 
 
 def _again(

@@ -77,6 +77,7 @@ class Plan:
         fold: The recipe's table.
         detections: What each source was found to be.
         notes: What deserves to be known and is no error, such as dropped keys.
+        device: What computes methods in the processor's place, in words; empty where nothing does.
     """
 
     layout: Layout
@@ -85,6 +86,18 @@ class Plan:
     fold: Fold
     detections: Mapping[str, Detection] = field(repr=False)
     notes: tuple[Problem, ...] = ()
+    device: str = ""
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods that take part, sorted."""
+        graphs = (tensor.graph for tensor in self.tensors.values() if tensor.graph is not None)
+        return tuple(sorted({name for graph in graphs for name in graph.methods}))
+
+    @property
+    def runs_on_devices(self) -> bool:
+        """Whether a device would have anything to do."""
+        return any(t.graph is not None and t.graph.runs_on_devices for t in self.tensors.values())
 
     @property
     def infos(self) -> dict[str, TensorInfo]:

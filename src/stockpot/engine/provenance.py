@@ -155,6 +155,7 @@ def describe(plan: Plan, ancestry: Ancestry, digests: Digests) -> dict[str, str]
         content_hash(plan.infos, digests.outputs) if known else None,
         methods=_method_versions(plan.fold.recipe),
         dtypes=_dtypes(plan),
+        device=plan.device,
     )
     told = tell(plan, ancestry, last)
     return {**told, TENSORS_KEY: table_of(digests.outputs)} if known else told

@@ -23,7 +23,7 @@ from stockpot.checkpoints import (
     content_hash,
     open_checkpoint,
 )
-from stockpot.engine.again import check_again
+from stockpot.engine.again import check_again, device_name
 from stockpot.engine.forms import arranged
 from stockpot.engine.history import History, InputRecord, Step, read_history
 from stockpot.engine.labels import MODELS_LABEL, PREDICTION_LABEL
@@ -247,7 +247,8 @@ def prepared(
         for key in route.rebuilt:
             workshop.make(key)
         sources = _with_labels(workshop.sources(_LAST), metadata)
-        yield parse_recipe(route.history.last.recipe), sources, workshop.settings
+        last = route.history.last
+        yield parse_recipe(last.recipe), sources, workshop.settings_of(last)
 
 
 class _Workshop:
@@ -277,6 +278,10 @@ class _Workshop:
     def settings(self) -> Settings:
         """What is left for a step to run with."""
         return replace(self._all, memory=self._all.memory - self._held)
+
+    def settings_of(self, step: Step) -> Settings:
+        """The same on the device on which a step was done: another may give other last digits."""
+        return replace(self.settings, device=device_name(step))
 
     def sources(self, key: str) -> dict[str, Source]:
         """What a step reads, each telling of itself what it told then."""
@@ -310,7 +315,7 @@ class _Workshop:
         if self._held + plan.written_bytes <= (self._all.memory - _RUN_BYTES) // 2:
             self._held += plan.written_bytes
             result = merge_in_memory(
-                recipe, sources, settings=self.settings, progress=self._progress
+                recipe, sources, settings=self.settings_of(step), progress=self._progress
             )
             check_again(step, result.metadata, f"step {key[:12]}")
             self._made[key] = result
@@ -320,7 +325,7 @@ class _Workshop:
                 recipe,
                 path,
                 sources=sources,
-                settings=replace(self.settings, journal=False),
+                settings=replace(self.settings_of(step), journal=False),
                 progress=self._progress,
                 again=Again(step),
             )

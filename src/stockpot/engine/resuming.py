@@ -56,6 +56,8 @@ def facts_of(
         "hashing": "on" if hashes else "off",
         "letting NaN through": "on" if allow_nonfinite else "off",
     }
+    if plan.device:
+        facts["the device"] = plan.device
     for name, source in plan.sources.items():
         told = facts_of_source(source)
         if told is None:

@@ -28,6 +28,7 @@ from stockpot.engine.stopping import Halt, Stop
 from stockpot.errors import CheckpointError
 from stockpot.methods import (
     HAS_COMPILED_KERNEL,
+    Device,
     Doubles,
     Row,
     RowFacts,
@@ -63,6 +64,7 @@ def run_plan(
     hashes: bool = True,
     allow_nonfinite: bool = False,
     compiled: bool = HAS_COMPILED_KERNEL,
+    device: Device | None = None,
     progress: ProgressCallback | None = None,
     done: Collection[str] = frozenset(),
     stop: Stop | None = None,
@@ -76,6 +78,7 @@ def run_plan(
         hashes: Hash every tensor that is read or written, on the way.
         allow_nonfinite: Let NaN and infinities through instead of refusing them.
         compiled: Use the C kernel; torch gives the same bytes.
+        device: Where methods that have a form for it run; None: here.
         progress: Is told how far the run is.
         done: Tensors that need not be made.
         stop: Ends the run early, after the tensors under way or at once.
@@ -103,7 +106,9 @@ def run_plan(
     matcher = Matcher(plan)
 
     def work() -> None:
-        worker = Worker(plan, sink, chunking, hashes, allow_nonfinite, compiled, meter, matcher)
+        worker = Worker(
+            plan, sink, chunking, hashes, allow_nonfinite, compiled, meter, matcher, device
+        )
         while not halt.asked:
             with guard:
                 item = next(queue, None)
@@ -116,6 +121,7 @@ def run_plan(
 
     with ExitStack() as stack:
         stack.enter_context(one_blas_thread() if computes else nullcontext())
+        stack.enter_context(nullcontext() if device is None else device.alone())
         if chunking.threads == 1:
             work()
             halt.tell()
@@ -146,6 +152,7 @@ class Worker:
         compiled: Use the C kernel.
         meter: Counts bytes.
         matcher: Finds the order of units, for all threads.
+        device: Where methods that have a form for it run; None: here.
 
     Attributes:
         outputs: Hash of the tensor that was made last.
@@ -162,8 +169,9 @@ class Worker:
         compiled: bool,
         meter: Meter,
         matcher: Matcher,
+        device: Device | None = None,
     ) -> None:
-        self._matcher = matcher
+        self._matcher, self._device = matcher, device
         self._plan, self._sink, self._chunk = plan, sink, chunking.chunk_elements
         self._panel = chunking.panel_elements
         self._hashes, self._compiled, self._meter = hashes, compiled, meter
@@ -253,7 +261,7 @@ class Worker:
             plan.graph, self._plan.layout.canonical_key(key), plan.info.shape,
             tuple(term.dtype for term in plan.terms), read, compiled=self._compiled,
             allow_nonfinite=self._allow_nonfinite, complain=complain,
-            orders=lambda i: self._orders(key, plan, i),
+            orders=lambda i: self._orders(key, plan, i), device=self._device,
         )  # fmt: skip
         if plan.graph.needs_identities or self._hashes:
             hashers = [self._hasher() for _ in plan.terms]
@@ -309,7 +317,7 @@ class Worker:
         row = Computation(
             plan.graph, key, plan.info.shape, tuple(term.dtype for term in plan.terms), read,
             compiled=self._compiled, allow_nonfinite=self._allow_nonfinite, complain=complain,
-            root=node, orders=lambda i: self._orders(key, plan, i),
+            root=node, orders=lambda i: self._orders(key, plan, i), device=self._device,
         )  # fmt: skip
         row.prepare(self._panel, hashes)
         result = np.empty(plan.info.n_elements)

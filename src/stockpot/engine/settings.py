@@ -12,13 +12,14 @@ from stockpot.engine.crews import Crew
 from stockpot.engine.plan import Plan
 from stockpot.engine.retelling import original
 from stockpot.engine.stopping import Stop
+from stockpot.methods import CPU, Device, open_device
 
-__all__ = ["Settings", "chunking_of", "compiled_of"]
+__all__ = ["Settings", "chunking_of", "compiled_of", "device_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a merge runs; nothing here changes the merged weights.
+    """How a merge runs; nothing here but `device` can change the merged weights.
 
     Attributes:
         memory: Ceiling in bytes for buffers and tables, above the interpreter and the libraries.
@@ -32,6 +33,9 @@ class Settings:
         allow_nonfinite: Let NaN and infinities through.
         overwrite: Replace an existing output.
         compiled: Use the C kernel where it was built; torch gives the same bytes, more slowly.
+        device: Where methods with much arithmetic run: ``cpu``, ``cuda``, ``cuda:1``, or
+            ``torch-cpu``, which does on the processor what a GPU would. Another device than the
+            processor may change last digits.
         restart: Throw away what a stopped run left under the output's name, instead of going on
             from it.
         recheck: Before going on, read again all that the stopped run read and wrote.
@@ -50,6 +54,7 @@ class Settings:
     allow_nonfinite: bool = False
     overwrite: bool = False
     compiled: bool = True
+    device: str = CPU
     restart: bool = False
     recheck: bool = False
     journal: bool = True
@@ -70,8 +75,26 @@ def compiled_of(settings: Settings) -> bool:
     return settings.compiled and HAS_COMPILED_KERNEL
 
 
+def device_of(plan: Plan, settings: Settings) -> Device | None:
+    """Find the device that a plan's methods run on.
+
+    Args:
+        plan: What will run.
+        settings: Which device is wanted.
+
+    Returns:
+        The device; None where it would have nothing to do.
+
+    Raises:
+        DeviceError: There is no such device.
+    """
+    device = open_device(settings.device)
+    return device if plan.runs_on_devices else None
+
+
 def chunking_of(plan: Plan, settings: Settings) -> Chunking:
     """Cut a plan's work as the settings say; see `take_chunks`."""
+    device = device_of(plan, settings)
     factors = sum(
         source.held_bytes(settings.n_threads)
         for source in map(original, plan.sources.values())
@@ -83,4 +106,5 @@ def chunking_of(plan: Plan, settings: Settings) -> Chunking:
         settings.n_threads,
         settings.chunk_elements,
         compiled=compiled_of(settings),
+        host_doubles=device.host_doubles if device else 0,
     )

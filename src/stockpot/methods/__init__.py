@@ -8,9 +8,11 @@ from stockpot.methods.contract import (
     Work,
     by_element,
     by_gram,
+    by_ranks,
     by_tensor,
     weighted_rows,
 )
+from stockpot.methods.devices import CPU, Device, begin, open_device, runs_on_devices
 from stockpot.methods.doubtful import find_nonfinite, with_zeros
 from stockpot.methods.feeds import Feed, is_finite
 from stockpot.methods.gram import (
@@ -23,12 +25,15 @@ from stockpot.methods.gram import (
 )
 from stockpot.methods.linear import HAS_COMPILED_KERNEL, Row, RowFacts, combine, narrow
 from stockpot.methods.matching import best_order, order_blocks
+from stockpot.methods.ranking import ranked
 from stockpot.methods.table import METHODS, get_method
 
 __all__ = [
     "BLOCK_ELEMENTS",
+    "CPU",
     "HAS_COMPILED_KERNEL",
     "METHODS",
+    "Device",
     "Doubles",
     "Feed",
     "Gram",
@@ -39,9 +44,11 @@ __all__ = [
     "RowFacts",
     "Task",
     "Work",
+    "begin",
     "best_order",
     "by_element",
     "by_gram",
+    "by_ranks",
     "by_tensor",
     "combine",
     "find_nonfinite",
@@ -49,7 +56,10 @@ __all__ = [
     "is_finite",
     "narrow",
     "one_blas_thread",
+    "open_device",
     "order_blocks",
+    "ranked",
+    "runs_on_devices",
     "sum_grams",
     "weighted_rows",
     "widen",

@@ -260,14 +260,17 @@ CLONES int widen_plainly(const void *x, int type, Py_ssize_t n, double *restrict
     }
 }
 
-static int widen(const Feed *feed, int32_t term, Py_ssize_t at, Py_ssize_t size, double *out) {
-    int type = type_of(feed, term);
-    const void *x = place_of(feed, term, at);
+int widen(const void *x, int type, Py_ssize_t n, double *out) {
 #if HAS_CLONES
     if (type == F16 && has_halves())
-        return (is_wide() ? widen_at_once : widen_in_parts)(x, size, out) >= 0x7C00;
+        return (is_wide() ? widen_at_once : widen_in_parts)(x, n, out) >= 0x7C00;
 #endif
-    return widen_plainly(x, type, size, out);
+    return widen_plainly(x, type, n, out);
+}
+
+static int widen_term(const Feed *feed, int32_t term, Py_ssize_t at, Py_ssize_t size,
+                      double *out) {
+    return widen(place_of(feed, term, at), type_of(feed, term), size, out);
 }
 
 CLONES static void subtract(double *restrict out, const double *restrict other, Py_ssize_t n) {
@@ -345,7 +348,7 @@ int make_row(const Feed *feed, Py_ssize_t row, Py_ssize_t at, Py_ssize_t size, d
     int halves = type_of(feed, pair[0]) == F16 && has_halves();
 #endif
     if (pair[1] < 0) {
-        bad = widen(feed, pair[0], at, size, out);
+        bad = widen_term(feed, pair[0], at, size, out);
 #if HAS_CLONES
     } else if (!held && halves && type_of(feed, pair[1]) == F16) {
         bad = (is_wide() ? subtract_at_once : subtract_in_parts)(
@@ -358,7 +361,7 @@ int make_row(const Feed *feed, Py_ssize_t row, Py_ssize_t at, Py_ssize_t size, d
             held = &own;
         }
         if (held->term != pair[1]) {
-            bad = widen(feed, pair[1], at, size, held->values);
+            bad = widen_term(feed, pair[1], at, size, held->values);
             held->term = pair[1];
         }
 #if HAS_CLONES
@@ -368,7 +371,7 @@ int make_row(const Feed *feed, Py_ssize_t row, Py_ssize_t at, Py_ssize_t size, d
         } else
 #endif
         {
-            bad |= widen(feed, pair[0], at, size, out);
+            bad |= widen_term(feed, pair[0], at, size, out);
             subtract(out, held->values, size);
         }
     }

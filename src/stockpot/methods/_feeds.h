@@ -36,6 +36,8 @@ int make_row(const Feed *feed, Py_ssize_t row, Py_ssize_t at, Py_ssize_t size, d
 int make_strip(const Feed *feed, Py_ssize_t at, Py_ssize_t size, double *strip, Py_ssize_t stride);
 /* Sum weighted rows where they are halves that nothing happens to; gives for how many columns. */
 Py_ssize_t sum_plain(const Feed *feed, const double *weights, double *out, int *bad);
+/* Give whether something is not finite; plainly: without the processor's own conversions. */
+int widen(const void *x, int type, Py_ssize_t n, double *out);
 int widen_plainly(const void *x, int type, Py_ssize_t n, double *restrict out);
 void draw(uint64_t *random, uint64_t start, Py_ssize_t n, uint64_t first, uint64_t second);
 
@@ -58,5 +60,8 @@ INLINE double make_one(const Feed *feed, Py_ssize_t row, Py_ssize_t at) {
 /* Sum the products of all pairs of rows over a block of columns; see _gram.c. */
 int add_products(const Feed *feed, Py_ssize_t at, Py_ssize_t count, Py_ssize_t pivot,
                  double *products, double *squared);
+
+/* Sorted columns; see _ranks.c. */
+PyObject *rank(PyObject *module, PyObject *args);
 
 #endif

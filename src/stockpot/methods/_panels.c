@@ -463,6 +463,7 @@ static PyMethodDef methods[] = {
     {"total", total, METH_VARARGS, "Add up counts; see magnitudes.py."},
     {"decide", decide, METH_VARARGS, "Draw a mask by rank; see masks.py."},
     {"place", place, METH_VARARGS, "Count up to given magnitudes; see masks.py."},
+    {"rank", rank, METH_VARARGS, "Sort columns; see ranking.py."},
     {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_panels", NULL, -1, methods,

@@ -19,16 +19,19 @@ import numpy.typing as npt
 
 from stockpot.methods.feeds import Feed
 from stockpot.methods.gram import BLOCK_ELEMENTS, Gram, GramAccumulator
+from stockpot.methods.ranking import ranked
 from stockpot.recipes import Function
 
 __all__ = [
     "Doubles",
+    "GramWork",
     "Method",
     "Parameters",
     "Task",
     "Work",
     "by_element",
     "by_gram",
+    "by_ranks",
     "by_tensor",
     "weighted_rows",
 ]
@@ -171,6 +174,7 @@ class Method:
         matches: Whether it asks for the order in which units of its last input match the first's.
         effort: Seconds of a core for a tensor of a shape, besides its passes; a rough guess.
         feeds: Whether it walks over feeds, so that no panel is made of them.
+        walking: As `scratch`, where it walks over a feed.
         passes_on: Whether its results can be a feed; then they are not made for one that walks
             over feeds.
         looks_first: Whether its first pass may come before the order of its inputs is known; then
@@ -187,6 +191,7 @@ class Method:
     matches: bool = False
     effort: Callable[[tuple[int, ...]], float] = lambda shape: 0.0
     feeds: bool = False
+    walking: Callable[[int], int] = lambda n: 2
     passes_on: bool = False
     looks_first: bool = False
 
@@ -231,6 +236,53 @@ class _ByElement(Work):
         return np.atleast_2d(self._rows(panel, self._parameters))
 
 
+def by_ranks(
+    function: Function,
+    places: Callable[[int, Parameters], tuple[int, int]],
+    rows: Callable[[Doubles, Parameters], Doubles],
+    walking: Callable[[int], int],
+) -> Method:
+    """Make a method that depends on the values of each element only, and not on whose they are.
+
+    Args:
+        function: How it is called.
+        places: From the number of inputs and parameters to the places of the order that count:
+            the first, from 0, and one past the last.
+        rows: From the values at these places, least first, shape ``[last - first, m]``, and
+            parameters to ``[m]``.
+        walking: Doubles for each element of n rows, those at the places among them.
+
+    Returns:
+        The method; it needs no pass of its own, and no panel.
+    """
+    return Method(
+        function,
+        lambda task: _ByRanks(task, places, rows),
+        scratch=lambda n: n + walking(n),
+        feeds=True,
+        walking=walking,
+    )
+
+
+@final
+class _ByRanks(Work):
+    def __init__(
+        self,
+        task: Task,
+        places: Callable[[int, Parameters], tuple[int, int]],
+        rows: Callable[[Doubles, Parameters], Doubles],
+    ) -> None:
+        self._parameters, self._rows, self._compiled = task.parameters, rows, task.compiled
+        self._places = places(task.n_inputs, task.parameters)
+
+    def rows(self, start: int, panel: Doubles) -> Doubles:
+        values = ranked(panel, *self._places, compiled=self._compiled)
+        return self._rows(values, self._parameters)[None]
+
+    def rows_of_feed(self, feed: Feed) -> Doubles:
+        return self._rows(ranked(feed, *self._places), self._parameters)[None]
+
+
 def by_gram(function: Function, weights: Callable[[Gram, Parameters], Sequence[float]]) -> Method:
     """Make a method whose result is a weighted sum, the weights following from inner products.
 
@@ -243,7 +295,7 @@ def by_gram(function: Function, weights: Callable[[Gram, Parameters], Sequence[f
     """
     return Method(
         function,
-        lambda task: _ByGram(task, weights),
+        lambda task: GramWork(task, weights),
         passes=1,
         scratch=lambda n: 2,
         held=lambda n, shape, _: 16 * n * BLOCK_ELEMENTS + 400 * n * n,
@@ -254,12 +306,25 @@ def by_gram(function: Function, weights: Callable[[Gram, Parameters], Sequence[f
 
 
 @final
-class _ByGram(Work):
-    def __init__(self, task: Task, weights: Callable[[Gram, Parameters], Sequence[float]]) -> None:
+class GramWork(Work):
+    """The work of a method that `by_gram` makes.
+
+    Args:
+        task: The tensor.
+        weights: As `by_gram`.
+        elsewhere: As `GramAccumulator`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        weights: Callable[[Gram, Parameters], Sequence[float]],
+        elsewhere: Callable[[Feed], tuple[Doubles, Doubles]] | None = None,
+    ) -> None:
         self._parameters, self._solve = task.parameters, weights
         # A pivot would be one of the rows, and which is first is not known before all are read.
         self._sums: GramAccumulator | None = GramAccumulator(
-            task.n_inputs, -1, compiled=task.compiled
+            task.n_inputs, -1, compiled=task.compiled, elsewhere=elsewhere
         )
         self._order: Sequence[int] = range(task.n_inputs)
         self._weights: Sequence[float] = ()
@@ -267,17 +332,21 @@ class _ByGram(Work):
         self.wants_pass = True
 
     def gather(self, start: int, panel: Doubles) -> None:
+        """Look at a panel; see `Work.gather`."""
         assert self._sums is not None
         self._sums.add(panel)
 
     def gather_feed(self, feed: Feed) -> None:
+        """Look at a panel that was not made; see `Work.gather_feed`."""
         assert self._sums is not None
         self._sums.add_feed(feed, last=feed.start + feed.n_elements == self._end)
 
     def put_in_order(self, order: Sequence[int], identities: tuple[bytes, ...]) -> None:
+        """Sort what was summed; see `Work.put_in_order`."""
         self._order = order
 
     def finish_pass(self) -> None:
+        """Find the weights; see `Work.finish_pass`."""
         assert self._sums is not None
         gram = self._sums.finish().pick(list(self._order))
         self._weights = self._solve(gram, self._parameters)
@@ -285,9 +354,11 @@ class _ByGram(Work):
         self.wants_pass = False
 
     def rows(self, start: int, panel: Doubles) -> Doubles:
+        """Compute results; see `Work.rows`."""
         return weighted_rows(panel, self._weights)[None]
 
     def rows_of_feed(self, feed: Feed) -> Doubles:
+        """Compute results; see `Work.rows_of_feed`."""
         return feed.weigh(self._weights)[None]
 
 

@@ -1,6 +1,7 @@
 """Methods that treat every element on its own: robust centres, elections, supermerger's formulas.
 
 Each is a function from a panel ``[n, m]`` and the call's parameters to a row ``[m]``, or to rows.
+Where only the values count, and not whose they are, it takes them in their order (`ranking`).
 """
 
 from __future__ import annotations
@@ -15,60 +16,104 @@ from stockpot.methods.contract import Doubles, Parameters, Task, Work
 from stockpot.methods.feeds import Feed, panels
 
 __all__ = [
-    "Elected", "elect", "element_geometric_median", "mean_of_kept", "median", "train_difference",
-    "trimmed_mean",
+    "Elected", "all_places", "elect", "element_geometric_median", "inner_places", "mean_of_kept",
+    "median", "middle_places", "train_difference", "trimmed_mean",
 ]  # fmt: skip
 
 
-def median(panel: Doubles, parameters: Parameters) -> Doubles:
+def all_places(n: int, parameters: Parameters) -> tuple[int, int]:
+    """Every place of the order counts.
+
+    Args:
+        n: How many values.
+        parameters: Of no meaning here.
+
+    Returns:
+        The first place, and one past the last.
+    """
+    return 0, n
+
+
+def middle_places(n: int, parameters: Parameters) -> tuple[int, int]:
+    """The place in the middle of the order, or both where n is even.
+
+    Args:
+        n: How many values.
+        parameters: None.
+
+    Returns:
+        The first place, and one past the last.
+
+    Example:
+        >>> middle_places(5, {}), middle_places(6, {})
+        ((2, 3), (2, 4))
+    """
+    return (n - 1) // 2, n // 2 + 1
+
+
+def median(ranked: Doubles, parameters: Parameters) -> Doubles:
     """The median of each element; where n is even, the middle of the two in the middle.
 
     Args:
-        panel: Shape ``[n, m]``.
+        ranked: The one or two values in the middle, shape ``[1, m]`` or ``[2, m]``.
         parameters: None.
 
     Returns:
         Shape ``[m]``.
 
     Example:
-        >>> median(np.array([[1.0], [9.0], [2.0], [3.0]]), {}).tolist()
+        >>> median(np.array([[2.0], [3.0]]), {}).tolist()
         [2.5]
     """
-    n = len(panel)
-    ranked = np.sort(panel, axis=0)
-    low, high = ranked[(n - 1) // 2], ranked[n // 2]
+    low, high = ranked[0], ranked[-1]
     result: Doubles = low + (high - low) / 2
     return result
 
 
-def trimmed_mean(panel: Doubles, parameters: Parameters) -> Doubles:
-    """The mean of each element without its k least and k greatest values.
+def inner_places(n: int, parameters: Parameters) -> tuple[int, int]:
+    """The places of the order without the k least and the k greatest.
 
     Args:
-        panel: Shape ``[n, m]``.
+        n: How many values.
         parameters: ``cut``, a fraction: k = ⌊n·cut⌋, but at least one value stays.
+
+    Returns:
+        The first place, and one past the last.
+
+    Example:
+        >>> from fractions import Fraction
+        >>> inner_places(4, {"cut": Fraction(1, 4)}), inner_places(4, {"cut": Fraction(1)})
+        ((1, 3), (1, 3))
+    """
+    cut = parameters["cut"]
+    assert not isinstance(cut, str)
+    k = min(math.floor(n * cut), (n - 1) // 2)
+    return k, n - k
+
+
+def trimmed_mean(ranked: Doubles, parameters: Parameters) -> Doubles:
+    """The mean of each element without its least and greatest values.
+
+    Args:
+        ranked: The values that are left, least first, so that the order of the sum is theirs;
+            shape ``[k, m]``.
+        parameters: ``cut`` was heard by `inner_places`.
 
     Returns:
         Shape ``[m]``.
 
     Example:
-        >>> from fractions import Fraction
-        >>> trimmed_mean(np.array([[0.0], [1.0], [2.0], [99.0]]), {"cut": Fraction(1, 4)}).tolist()
+        >>> trimmed_mean(np.array([[1.0], [2.0]]), {}).tolist()
         [1.5]
     """
-    n, cut = len(panel), parameters["cut"]
-    assert not isinstance(cut, str)
-    k = min(math.floor(n * cut), (n - 1) // 2)
-    # Sorted, so that the order of the sum is that of the values.
-    ranked = np.sort(panel, axis=0)[k : n - k]
-    total = np.zeros(panel.shape[1])
+    total = np.zeros(ranked.shape[1])
     for row in ranked:
         total += row
     total /= len(ranked)
     return np.clip(total, ranked[0], ranked[-1])
 
 
-def element_geometric_median(panel: Doubles, parameters: Parameters) -> Doubles:
+def element_geometric_median(ranked: Doubles, parameters: Parameters) -> Doubles:
     """Weiszfeld's iteration on every element alone: a smooth way to the median.
 
     From the mean on, y = Σ wᵢθᵢ / Σ wᵢ with wᵢ = 1/max(|θᵢ − y|, eps_guard). For an odd number of
@@ -76,7 +121,7 @@ def element_geometric_median(panel: Doubles, parameters: Parameters) -> Doubles:
     the mean decides where between them it ends.
 
     Args:
-        panel: Shape ``[n, m]``.
+        ranked: All values, least first: one order of sums, whatever came; shape ``[n, m]``.
         parameters: ``maxiter``, ``ftol``, ``eps_guard``.
 
     Returns:
@@ -88,9 +133,8 @@ def element_geometric_median(panel: Doubles, parameters: Parameters) -> Doubles:
         >>> element_geometric_median(np.array([[1.0], [2.0], [99.0]]), options).round(4).tolist()
         [2.0]
     """
-    ranked = np.sort(panel, axis=0)  # one order, whatever came
     guard, ftol = float(parameters["eps_guard"]), float(parameters["ftol"])
-    y = np.zeros(panel.shape[1])
+    y = np.zeros(ranked.shape[1])
     for row in ranked:
         y += row
     y /= len(ranked)

@@ -11,7 +11,7 @@ Sums run over fixed blocks of elements in their order, so that the cut of panels
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
@@ -22,7 +22,15 @@ import numpy.typing as npt
 from stockpot.methods.feeds import Feed, panels
 from stockpot.methods.linear import CODES, HAS_COMPILED_KERNEL, Row, kernel
 
-__all__ = ["BLOCK_ELEMENTS", "Gram", "GramAccumulator", "one_blas_thread", "sum_grams", "widen"]
+__all__ = [
+    "BLOCK_ELEMENTS",
+    "NEAR",
+    "Gram",
+    "GramAccumulator",
+    "one_blas_thread",
+    "sum_grams",
+    "widen",
+]
 
 Doubles = npt.NDArray[np.float64]
 
@@ -32,7 +40,7 @@ definition, since sums of floats depend on their order."""
 
 # Below this share of ‖dᵢ‖² + ‖dⱼ‖², the distance of i and j is taken from the rows themselves:
 # the products have lost too many digits to show it.
-_NEAR = 1e-5
+NEAR = 1e-5
 # Columns of a block are summed in so many sums, each of which takes every eighth.
 _LANES = 8
 
@@ -178,6 +186,8 @@ class GramAccumulator:
         pivot: The row to subtract: best a base of the others, or any of them where they are near
             each other. −1 subtracts nothing: then the order of rows decides about no digit.
         compiled: Use C where it was built; the bits are the same.
+        elsewhere: Gives inner products and squared distances of a block without a pivot, in place
+            of the processor; only near the same.
 
     Raises:
         ValueError: There is no such row.
@@ -190,10 +200,18 @@ class GramAccumulator:
         [[0.0, 20.0], [20.0, 0.0]]
     """
 
-    def __init__(self, n_rows: int, pivot: int = 0, *, compiled: bool = True) -> None:
+    def __init__(
+        self,
+        n_rows: int,
+        pivot: int = 0,
+        *,
+        compiled: bool = True,
+        elsewhere: Callable[[Feed], tuple[Doubles, Doubles]] | None = None,
+    ) -> None:
         if not -1 <= pivot < n_rows:
             raise ValueError(f"the pivot must be one of {n_rows} rows, but is {pivot}")
         self._n, self._pivot = n_rows, pivot
+        self._elsewhere = elsewhere
         self._compiled = compiled and panels is not None
         self._kept: Doubles | None = None
         self._restart()
@@ -243,8 +261,11 @@ class GramAccumulator:
         if self._n_kept:
             whole = 0
         if whole:
-            assert panels is not None
             self._n_elements += whole
+            for at in range(0, whole if self._elsewhere else 0, BLOCK_ELEMENTS):
+                self._add_from(feed.cut(at, min(at + BLOCK_ELEMENTS, whole)))
+        if whole and not self._elsewhere:
+            assert panels is not None
             whole_feed = feed if whole == size else feed.cut(0, whole)
             panels.gram(whole_feed.packed, self._pivot, self._inner, self._squared)
         if whole < size:
@@ -280,6 +301,12 @@ class GramAccumulator:
         n_kept, self._n_kept = self._n_kept, 0
         self._block(self._kept[:, :n_kept])
 
+    def _add_from(self, block: Feed) -> None:
+        assert self._elsewhere is not None
+        products, squared = self._elsewhere(block)
+        self._inner += products
+        self._squared += squared
+
     @np.errstate(invalid="ignore", over="ignore")
     def _block(self, columns: Doubles) -> None:
         """Add the products of one block.
@@ -287,6 +314,9 @@ class GramAccumulator:
         The pivot's own row would be zeros; the pivot stands there itself, so that one product of
         matrices gives ⟨dᵢ, dⱼ⟩, ⟨dᵢ, p⟩ and ⟨p, p⟩.
         """
+        if self._elsewhere:
+            self._add_from(Feed.of(columns))
+            return
         if self._compiled:
             assert panels is not None
             panels.gram(Feed.of(columns).packed, self._pivot, self._inner, self._squared)
@@ -307,7 +337,7 @@ class GramAccumulator:
             squares[pivot] = 0.0
         sizes = squares[:, None] + squares
         squared = sizes - 2 * products
-        near = squared <= _NEAR * sizes
+        near = squared <= NEAR * sizes
         if pivot >= 0:
             squared[pivot] = squared[:, pivot] = squares
             near[pivot] = near[:, pivot] = False

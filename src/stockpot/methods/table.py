@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from stockpot.errors import UnknownNameError
 from stockpot.methods import columns, elements, masks, matching, spans, spectral, trimming
-from stockpot.methods.contract import Method, Task, Work, by_element, by_gram, by_tensor
+from stockpot.methods.contract import Method, Task, Work, by_element, by_gram, by_ranks, by_tensor
 from stockpot.methods.magnitudes import counts_bytes
 from stockpot.recipes import FUNCTIONS, PLUGINS
 
@@ -41,10 +41,12 @@ _ROWS: Iterable[Method] = (
     by_gram(FUNCTIONS["karcher_mean"], spans.karcher_mean),
     by_gram(FUNCTIONS["stock"], spans.stock),
     by_gram(FUNCTIONS["geometric_median"], spans.geometric_median),
-    by_element(FUNCTIONS["element_geometric_median"], elements.element_geometric_median,
-               scratch=lambda n: n + 12),
-    by_element(FUNCTIONS["median"], elements.median),
-    by_element(FUNCTIONS["trimmed_mean"], elements.trimmed_mean),
+    by_ranks(FUNCTIONS["element_geometric_median"], elements.all_places,
+             elements.element_geometric_median, walking=lambda n: n + 12),
+    by_ranks(FUNCTIONS["median"], elements.middle_places, elements.median,
+             walking=lambda n: 5),
+    by_ranks(FUNCTIONS["trimmed_mean"], elements.inner_places, elements.trimmed_mean,
+             walking=lambda n: n + 3),
     Method(FUNCTIONS["elected"], elements.Elected, scratch=lambda n: n + 4, passes_on=True),
     by_element(FUNCTIONS["kept_mean"], elements.mean_of_kept, scratch=lambda n: 4),
     by_element(FUNCTIONS["train_difference"], elements.train_difference, scratch=lambda n: 6),
