@@ -24,7 +24,7 @@ from merge_speed import anonymous_bytes
 from stockpot.checkpoints import DTYPES, GeneratedSource, TensorInfo
 from stockpot.engine import Settings, make_plan, merge_in_memory, parse_size, size_text
 from stockpot.layouts import get_layout
-from stockpot.methods.masks import random_bits
+from stockpot.methods.randomness import random_bits
 from stockpot.recipes import make_recipe
 
 HALF = DTYPES["F16"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from stockpot.methods import GramAccumulator, Task, get_method
-from stockpot.methods.masks import random_bits, stream_of
+from stockpot.methods.randomness import random_bits, stream_of
 from stockpot.recipes import FUNCTIONS
 
 Arrays = dict[str, np.ndarray]

@@ -23,7 +23,7 @@ from stockpot.methods import (
 from stockpot.methods.elements import elect
 from stockpot.methods.feeds import Bits, Chances
 from stockpot.methods.gram import Doubles
-from stockpot.methods.masks import random_bits
+from stockpot.methods.randomness import random_bits
 
 KERNELS = [True, False] if HAS_COMPILED_KERNEL else [False]
 KINDS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}

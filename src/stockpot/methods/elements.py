@@ -197,17 +197,8 @@ def elect(panel: Doubles, parameters: Parameters, *, compiled: bool = True) -> D
         >>> elect(panel, {"elect": "count"}).tolist()
         [[0.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]]
     """
-    if compiled and panels is not None:
-        return replace(Feed.of(panel), elect=str(parameters["elect"])).panel()
-    total = np.zeros(panel.shape[1])
-    for row in panel:
-        total += np.sign(row) if parameters["elect"] == "count" else row
-    sign = np.sign(total)
-    result = np.empty_like(panel)
-    for row, out in zip(panel, result, strict=True):
-        np.multiply(row, row * sign > 0, out=out)
-        out += 0.0  # no negative zeros
-    return result
+    feed = replace(Feed.of(panel), elect=str(parameters["elect"]))
+    return feed.panel(compiled=compiled and panels is not None)
 
 
 def mean_of_kept(panel: Doubles, parameters: Parameters) -> Doubles:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from stockpot.methods.doubtful import find_nonfinite, to_float64
 from stockpot.methods.linear import CODES, Row
+from stockpot.methods.randomness import random_bits
 
 panels: ModuleType | None
 """The kernels, where they were built."""
@@ -159,9 +160,6 @@ class Feed:
         return result
 
     def _panel_slowly(self) -> Doubles:
-        from stockpot.methods.elements import elect
-        from stockpot.methods.masks import random_bits
-
         terms = [
             to_float64(np.frombuffer(row.data, _RAW[row.dtype.itemsize]), row.dtype)
             for row in self.terms
@@ -177,7 +175,7 @@ class Feed:
                 drawn = [random_bits(s, self.start, self.n_elements) for s in self.mask.streams]
                 stays = np.array(drawn) < np.uint64(self.mask.limit)
             result = np.where(stays, result * self.mask.factor, 0.0) + 0.0  # no negative zeros
-        return elect(result, {"elect": self.elect}, compiled=False) if self.elect else result
+        return _elected(result, self.elect) if self.elect else result
 
     @property
     def packed(self) -> tuple[object, ...]:
@@ -193,6 +191,19 @@ class Feed:
             np.array(self.pairs, np.int32).tobytes(), self.n_elements, self.start, kind, mask,
             limit, factor, _ELECTIONS[self.elect],
         )  # fmt: skip
+
+
+def _elected(panel: Doubles, election: str) -> Doubles:
+    """The rows with 0 where they have not the elected sign."""
+    total = np.zeros(panel.shape[1])
+    for row in panel:
+        total += np.sign(row) if election == "count" else row
+    sign = np.sign(total)
+    result = np.empty_like(panel)
+    for row, out in zip(panel, result, strict=True):
+        np.multiply(row, row * sign > 0, out=out)
+        out += 0.0  # no negative zeros
+    return result
 
 
 def is_finite(row: Row) -> bool:

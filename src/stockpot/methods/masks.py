@@ -15,14 +15,14 @@ from typing import final
 
 import numpy as np
 import numpy.typing as npt
-from blake3 import blake3
 
 from stockpot.methods.contract import Doubles, Parameters, Task, Work
 from stockpot.methods.feeds import Bits as KnownMask
 from stockpot.methods.feeds import Chances, Feed, panels
 from stockpot.methods.magnitudes import N_BINS, Counts, bins_of, counts_bytes, counts_of, patterns
+from stockpot.methods.randomness import RANDOM_BITS, random_bits, stream_of
 
-__all__ = ["Masked", "held_by_masks", "random_bits"]
+__all__ = ["Masked", "held_by_masks"]
 
 Bits = npt.NDArray[np.uint64]
 #: Elements whose rank is not known well enough.
@@ -31,67 +31,6 @@ _UNSURE = np.dtype([("bits", np.uint64), ("random", np.uint64), ("place", np.uin
 
 # Elements whose fate the bins leave open and that wait for the next pass; more wait for their turn.
 _MOST_OPEN = 1 << 18
-_RANDOM = 53
-
-
-def random_bits(stream: tuple[int, int], start: int, count: int) -> Bits:
-    """Random patterns of 53 bits for some elements: a hash of their indices (SplitMix64, twice).
-
-    Args:
-        stream: Two 64-bit numbers that name the sequence.
-        start: Index of the first element.
-        count: How many.
-
-    Returns:
-        Shape ``[count]``, each below 2**53.
-
-    Example:
-        >>> both = random_bits((1, 2), 0, 8)
-        >>> bool((both[5:] == random_bits((1, 2), 5, 3)).all())
-        True
-    """
-    return random_at(stream, np.arange(start, start + count))
-
-
-def random_at(stream: tuple[int, int], index: npt.NDArray[np.int64]) -> Bits:
-    """Random patterns of any elements; see `random_bits`.
-
-    Args:
-        stream: Two 64-bit numbers that name the sequence.
-        index: Of the elements, shape ``[n]``.
-    """
-    x = index.astype(np.uint64)
-    x *= np.uint64(0x9E3779B97F4A7C15)
-    x += np.uint64(stream[0])
-    _mix(x)
-    x ^= np.uint64(stream[1])
-    _mix(x)
-    x >>= np.uint64(64 - _RANDOM)
-    return x
-
-
-def _mix(x: Bits) -> None:
-    scratch = np.empty_like(x)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 0)):
-        np.right_shift(x, np.uint64(shift), out=scratch)
-        x ^= scratch
-        if factor:
-            x *= np.uint64(factor)
-
-
-def stream_of(seed: int, identity: bytes, key: str, twin: int) -> tuple[int, int]:
-    """Name the sequence of one input.
-
-    Args:
-        seed: The user's.
-        identity: What the input is.
-        key: Canonical name of the tensor.
-        twin: How many equal inputs came before.
-    """
-    hasher = blake3(f"{seed}\0{twin}\0{key}\0".encode())
-    hasher.update(identity)
-    digest = hasher.digest()
-    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")
 
 
 def held_by_masks(n: int, shape: tuple[int, ...], parameters: Parameters) -> int:
@@ -128,7 +67,7 @@ class Masked(Work):
         self._streams: list[tuple[int, int]] = []
         self._name_streams(task.identities)
         self._n, self._size = task.n_inputs, task.n_elements
-        self._limit = np.uint64(int((1 - p) * 2**_RANDOM))
+        self._limit = np.uint64(int((1 - p) * 2**RANDOM_BITS))
         self._stay = float(1 - p)
         self._slope = float(eps / max(1, self._size))
         self._centre = (self._size + 1) / 2
@@ -274,7 +213,7 @@ class Masked(Work):
     def _limits(self, ranks: Doubles) -> Doubles:
         """The random numbers below which elements of such ranks stay; never falls back in order."""
         chance = self._stay + self._slope * (ranks - self._centre)
-        result: Doubles = np.clip(chance, 0.0, 1.0) * 2.0**_RANDOM
+        result: Doubles = np.clip(chance, 0.0, 1.0) * 2.0**RANDOM_BITS
         return result
 
     def _note(self, i: int, start: int, found: Unsure) -> bool:
