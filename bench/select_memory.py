@@ -205,11 +205,6 @@ def main() -> None:
             lines.append(f"{'ok  ' if good else 'MISS'} {row.models} models: nothing on disk but "
                          f"the results{': ' if row.strangers else ''}"
                          f"{', '.join(row.strangers[:5])}")  # fmt: skip
-        first, last = (pick(rows, key=lambda row: row.models) for pick in (min, max))
-        ratio = last.anonymous / first.anonymous
-        full = all(row.anonymous - base.anonymous <= budget for row in rows)
-        lines.append(f"{'ok  ' if full and ratio <= 1.1 else 'MISS'} {last.models} models take "
-                     f"{ratio:.2f} × what {first.models} take")  # fmt: skip
         lines.append(refused(files[: counts[0]], "2GiB", inside, words))
     print("\n".join(lines))
     sys.exit(any(line.startswith("MISS") for line in lines))
