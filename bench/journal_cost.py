@@ -72,7 +72,7 @@ def run(paths: list[Path], output: Path, expression: str, settings: Settings,
         stop_at: float = 2.0) -> Run:  # fmt: skip
     """Merge, or stop at a share of the bytes."""
     pool = name_files(paths)
-    recipe = make_recipe(expression, pool)
+    recipe = make_recipe(expression.replace("FIRST", f'"{next(iter(pool))}"'), pool)
     seen: list[float] = []
 
     def watch(progress: Progress) -> None:
@@ -114,7 +114,8 @@ def main() -> None:
     parser.add_argument("--arch", choices=("zoo", "sd1", "sd2", "sdxl"), default="sd1")
     parser.add_argument("--files", type=int, default=3)
     parser.add_argument("--fast", default="mean(pool)", help="the merge with and without a journal")
-    parser.add_argument("--slow", default="median(pool)", help="the merge that is stopped")
+    parser.add_argument("--slow", default="dgmla(FIRST, pool - FIRST)",
+                        help="the merge that is stopped; FIRST is the first file")  # fmt: skip
     parser.add_argument("--pairs", type=int, default=8, help="of the fast merge")
     parser.add_argument("--repeats", type=int, default=3, help="of the slow one, at each stop")
     parser.add_argument("--stops", default="0.5,0.9", help="shares at which to stop")
