@@ -176,6 +176,12 @@ numpy.savez(sys.argv[3], **results)
 """
 
 
+MERGEKIT_PACKAGES = (
+    "mergekit==0.1.5", "immutables==0.21", "pydantic==2.14.3", "pydantic-core==2.50.4",
+    "annotated-types==0.8.0", "typing-inspection==0.4.5",
+)  # fmt: skip
+
+
 def borrowing_python(work: Path, name: str, packages: tuple[str, ...]) -> Path:
     """Python of an environment that borrows torch from this one and adds packages; made once."""
     folder = work / f"{name}-venv"
@@ -207,14 +213,11 @@ def main() -> None:
         models[name] = base + common + 0.004 * rng.standard_normal(base.shape)
     models["u"] = models["a"]
     models["v"] = models["b"] * (np.linalg.norm(models["a"]) / np.linalg.norm(models["b"]))
+    mergekit = borrowing_python(args.work, "mergekit", MERGEKIT_PACKAGES)
     bad = [
         *table(args.work, "sd-mecha", peer_python(args.work), SD_MECHA, MECHA, models),
-        *table(
-            args.work, "mergekit",
-            borrowing_python(args.work, "mergekit", ("mergekit==0.1.5", "immutables==0.21")),
-            MERGEKIT_SETUP, MERGEKIT, models,
-        ),
-    ]  # fmt: skip
+        *table(args.work, "mergekit", mergekit, MERGEKIT_SETUP, MERGEKIT, models),
+    ]
     print("agreement to 1e-9, or a reason:", f"NOT for {', '.join(bad)}" if bad else "kept")
     sys.exit(bool(bad))
 
