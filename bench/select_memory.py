@@ -75,7 +75,8 @@ def files_in(*folders: Path) -> dict[str, int]:
     for folder in folders:
         for file in folder.rglob("*"):
             try:
-                if file.is_file():
+                # Python's `tempfile` tries a folder out with a file of four bytes.
+                if file.is_file() and file.stat().st_size > len(b"blat"):
                     found[str(file.relative_to(folder))] = file.stat().st_size
             except OSError:
                 continue

@@ -38,11 +38,11 @@ SCENES = (
 # The figure of each study that the docs show.
 SHOWN = {
     "distance": "pairs", "associative": "pictures", "convergence": "pictures",
-    "breakdown": "one-outlier", "detail": "detail", "variance": "no-prompt",
-    "concepts": "style-mix", "range": "cfg",
+    "breakdown": "more-outliers", "detail": "detail", "variance": "no-prompt",
+    "concepts": "shape-mix", "range": "cfg",
     "adapters": "shares", "parents": "parents", "text-encoder": "reset",
 }  # fmt: skip
-WIDTH, COLOURS = 900, 48
+WIDTH, COLOURS = 900, 128
 BEGIN = "<!-- written by bench/studies_zoo.py: begin -->"
 END = "<!-- written by bench/studies_zoo.py: end -->"
 
@@ -116,9 +116,10 @@ def tune(work: Path, steps: int, trials: int) -> Path:
 
 def picture(results: Path, study: str, images: Path) -> str:
     """Put a study's figure among the docs' images, small; the file's name, empty if none."""
-    source = results / "figures" / study / f"{SHOWN[study]}.png"
-    if not source.exists():
+    found = sorted((results / "figures" / study).glob("*.png"))
+    if not found:
         return ""
+    source = next((file for file in found if file.stem == SHOWN[study]), found[0])
     images.mkdir(parents=True, exist_ok=True)
     with Image.open(source) as opened:
         small = opened.convert("RGB")
