@@ -2,6 +2,7 @@
 
     python bench/cluster.py                 # all parts, with Stable Diffusion's shapes at 1/8 width
     python bench/cluster.py --full          # the real widths: 20 files of 2.1 GB
+    python bench/cluster.py merge compare --full --distinct 4 --merges mean   # with less room
     python bench/cluster.py merge compare   # some parts: merge, compare, tune
 
 Two raylets, two object stores and two sets of workers, as on two machines that share a folder.
@@ -50,7 +51,7 @@ MERGES = {"mean": "mean({all})", "ties": "ties({all}, keep=0.3)"}
 NOISE = 1 << 24
 
 
-def make_models(folder: Path, narrow: int) -> dict[str, str]:
+def make_models(folder: Path, narrow: int, distinct: int = N_MODELS) -> dict[str, str]:
     """Checkpoints with Stable Diffusion's keys; lengths above 127 are divided."""
     infos = {}
     for key, spec in get_layout("sd1").specs.items():
@@ -68,6 +69,9 @@ def make_models(folder: Path, narrow: int) -> dict[str, str]:
         paths[path.stem] = str(path)
         size = len(header) + sum(info.n_bytes for info in infos.values())
         if path.exists() and path.stat().st_size == size:
+            continue
+        if number >= distinct:
+            os.link(folder / f"m{number % distinct:02}.safetensors", path)
             continue
         values = memoryview((base + np.roll(delta, 7_368_787 * number)).astype(np.float16)).cast(
             "B"
@@ -144,10 +148,13 @@ def timed(work: Callable[[], object]) -> float:
     return round(time.perf_counter() - start, 2)
 
 
-def run_merges(folder: Path, paths: dict[str, str], memory: int) -> list[dict[str, Any]]:
+def run_merges(
+    folder: Path, paths: dict[str, str], memory: int, names: list[str]
+) -> list[dict[str, Any]]:
     """The same merges everywhere."""
     found = []
-    for name, text in MERGES.items():
+    for name in names:
+        text = MERGES[name]
         recipe = make_recipe(text.format(all=", ".join(paths)), paths)
 
         def one(output: str, recipe: Any = recipe, progress: Any = None, **settings: Any) -> str:
@@ -285,6 +292,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=["merge", "compare", "tune"])
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--distinct", type=int, default=N_MODELS,
+                        help="so many files; the other names are links to them")  # fmt: skip
+    parser.add_argument("--merges", default=",".join(MERGES))
     parser.add_argument("--narrow", type=int, default=8)
     parser.add_argument("--memory", type=int, default=512, help="MiB")
     parser.add_argument("--trials", type=int, default=27)
@@ -293,15 +303,17 @@ def main() -> None:
     parser.add_argument("--clean", action="store_true")
     options = parser.parse_args()
     narrow = 1 if options.full else options.narrow
-    folder = options.work / f"cluster-{narrow}"
+    folder = options.work / f"cluster-{narrow}-{options.distinct}"
     folder.mkdir(parents=True, exist_ok=True)
     ok = True
     try:
-        files = {"merge": run_merges, "compare": run_compare}
         for part in options.parts:
-            if part in files:
-                paths = make_models(folder, narrow)
-                results = files[part](folder, paths, options.memory << 20)
+            paths = {} if part == "tune" else make_models(folder, narrow, options.distinct)
+            if part == "merge":
+                names = options.merges.split(",")
+                results = run_merges(folder, paths, options.memory << 20, names)
+            elif part == "compare":
+                results = run_compare(folder, paths, options.memory << 20)
             else:
                 results = run_tune(folder, options.trials, options.sleep)
             for result in results:
