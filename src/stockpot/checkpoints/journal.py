@@ -205,7 +205,7 @@ def _short(text: str, without: Iterable[str] = ()) -> str:
 
 @final
 class Journal:
-    """A journal that is being written. For one thread at a time.
+    """A journal that is being written. Lines are for one thread at a time; any may sync.
 
     Args:
         path: Its file.
