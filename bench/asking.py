@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from stockpot.cli import main
 
@@ -41,7 +42,7 @@ def ask(*arguments: str | Path, folder: Path | None = None) -> Answer:
         arguments: What stands behind `stockpot`.
         folder: Where; by default here.
     """
-    out, err = _Text(), _Text()
+    out, err = _OUT.emptied(), _ERR.emptied()
     before, sys.argv = sys.argv, ["stockpot", *map(str, arguments)]
     code = 0
     try:
@@ -64,6 +65,17 @@ class _Text(io.StringIO):
     def fileno(self) -> int:
         """There is none."""
         raise OSError("no descriptor")
+
+    def emptied(self) -> Self:
+        """The same stream, without what was written to it."""
+        self.seek(0)
+        self.truncate()
+        return self
+
+
+# One pair for all commands: click keeps whatever has once been `sys.stdout` for good, which with a
+# new one for each command looks like a leak of Stockpot's.
+_OUT, _ERR = _Text(), _Text()
 
 
 @contextlib.contextmanager
