@@ -15,6 +15,8 @@ from .entries import STATUSES, Origin, PoolEntry, outside_reason
 from .expressions import Expr, is_bare
 from .functions import RESERVED
 from .globs import expand, stem_of
+from .grammar import parse_expression
+from .writing import block, flow, formula, plain
 
 __all__ = [
     "DTYPES", "FORMS", "MIX_KEYS", "STATUSES", "Origin", "PoolEntry", "Recipe", "Save",
@@ -237,12 +239,41 @@ class Recipe:
     def to_yaml(self) -> str:
         """Write the canonical text; `parse_recipe` of that gives an equal recipe.
 
+        A recipe with problems gives a text that cannot be read back.
+
         Raises:
             RecipeError: An expression is too long or too deep to write.
-        """
-        from .writing import recipe_text
 
-        return recipe_text(self)
+        Example:
+            >>> from stockpot.recipes import make_recipe
+            >>> print(make_recipe('"10 te"', {"10 te": "te.ckpt"}).to_yaml(), end="")
+            stockpot: 1
+            pool:
+              "10 te": te.ckpt
+            mix:
+              model: '"10 te"'
+        """
+        entries = {name: _entry(entry) for name, entry in self.pool.items()}
+        lines = [f"stockpot: {self.version}", *block("pool", entries)]
+        if self.let:
+            lines += block("let", {name: formula(value) for name, value in self.let.items()})
+        lines += block("mix", {key: formula(value) for key, value in self.mix.items()})
+        if self.save != Save():
+            lines.append("save:")
+        if self.save.file is not None:
+            lines.append(f"  file: {plain(self.save.file)}")
+        dtype = self.save.dtype
+        if isinstance(dtype, Mapping):
+            lines += block("dtype", {k: plain(name) for k, name in dtype.items()}, indent="  ")
+        elif dtype is not None:
+            lines.append(f"  dtype: {plain(dtype)}")
+        if self.save.form is not None:
+            lines.append(f"  form: {plain(self.save.form)}")
+        if self.origin is not None:
+            lines += ["origin:", f"  format: {plain(self.origin.format)}"]
+            records = {name: plain(text) for name, text in self.origin.records.items()}
+            lines += block("records", records, indent="  ") if records else []
+        return "\n".join(lines) + "\n"
 
 
 def make_recipe(
@@ -269,7 +300,6 @@ def make_recipe(
         >>> make_recipe("mean(pool)", {"a": "a.safetensors"}).mix["model"]
         <mean(pool)>
     """
-    from .grammar import parse_expression
 
     def read(value: Expr | str) -> Expr:
         return value if isinstance(value, Expr) else parse_expression(value)
@@ -282,6 +312,11 @@ def make_recipe(
         save or Save(),
         origin=origin,
     )
+
+
+def _entry(entry: PoolEntry) -> str:
+    facts = entry.facts()
+    return plain(entry.file) if list(facts) in (["file"], []) else flow(facts)
 
 
 def _frozen(mapping: Mapping[_K, _V]) -> Mapping[_K, _V]:

@@ -19,7 +19,8 @@ from types import MappingProxyType
 from typing import TypeAlias, final
 
 from .functions import OPERATORS, text_slots
-from .numbers import as_fraction, check_size
+from .numbers import as_fraction, check_size, number_text
+from .printing import ATOM, Piece, abbreviate, listed, print_expression, quote
 
 __all__ = [
     "Call", "Expr", "Items", "Name", "Number", "Operand", "Text", "as_expression", "is_bare",
@@ -61,6 +62,9 @@ class Expr:
     def _shallow(self) -> object:
         raise NotImplementedError
 
+    def _pieces(self, depth: int) -> tuple[list[Piece], int]:
+        raise NotImplementedError
+
     def __hash__(self) -> int:
         return self._hash
 
@@ -79,13 +83,9 @@ class Expr:
         return True
 
     def __repr__(self) -> str:
-        from .printing import abbreviate
-
         return f"<{abbreviate(self)}>"
 
     def __str__(self) -> str:
-        from .printing import print_expression
-
         return print_expression(self)
 
     def __add__(self, other: Operand) -> Expr:
@@ -150,6 +150,9 @@ class Name(Expr):
     def _shallow(self) -> object:
         return self.name
 
+    def _pieces(self, depth: int) -> tuple[list[Piece], int]:
+        return [self.name if is_bare(self.name) else quote(self.name)], ATOM
+
 
 @final
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
@@ -174,6 +177,11 @@ class Number(Expr):
     def _shallow(self) -> object:
         return self.value
 
+    def _pieces(self, depth: int) -> tuple[list[Piece], int]:
+        text = number_text(self.value)
+        # `1/3` reads as a division and `-2` as a negation, so they bind like those.
+        return [text], 4 if "/" in text else 5 if self.value < 0 else ATOM
+
 
 @final
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
@@ -195,6 +203,9 @@ class Text(Expr):
 
     def _shallow(self) -> object:
         return self.value
+
+    def _pieces(self, depth: int) -> tuple[list[Piece], int]:
+        return [quote(self.value)], ATOM
 
 
 @final
@@ -220,6 +231,9 @@ class Items(Expr):
 
     def _shallow(self) -> object:
         return len(self.items)
+
+    def _pieces(self, depth: int) -> tuple[list[Piece], int]:
+        return ["[", *listed([("", item) for item in self.items], depth + 1), "]"], ATOM
 
 
 @final
@@ -273,6 +287,18 @@ class Call(Expr):
 
     def _shallow(self) -> object:
         return self.function, len(self.args), tuple(name for name, _ in self.options)
+
+    def _pieces(self, depth: int) -> tuple[list[Piece], int]:
+        if self.function in OPERATORS:
+            sign, operands, binding = OPERATORS[self.function]
+            if operands == 1:
+                return [sign, (self.args[0], binding, depth + 1)], binding
+            spaced = sign if binding == 4 else f" {sign} "
+            left, right = self.args
+            return [(left, binding, depth), spaced, (right, binding + 1, depth)], binding
+        labelled = [("", arg) for arg in self.args]
+        labelled += [(f"{name}=", value) for name, value in self.options]
+        return [f"{self.function}(", *listed(labelled, depth + 1), ")"], ATOM
 
 
 def is_bare(name: str) -> bool:

@@ -16,13 +16,10 @@ from .errors import one_problem
 from .expressions import Call, Expr, Items, Name, Number, Text, is_bare, operate
 from .functions import OPERATORS
 from .numbers import parse_decimal
+from .printing import MAX_CHARS, MAX_DEPTH
 
-__all__ = ["MAX_CHARS", "MAX_DEPTH", "MAX_NODES", "parse_counted", "parse_expression"]
+__all__ = ["MAX_NODES", "parse_counted", "parse_expression"]
 
-#: Longest text of an expression, in characters.
-MAX_CHARS = 1 << 20
-#: Deepest nesting of brackets and signs.
-MAX_DEPTH = 100
 #: Most names, numbers, calls and operators in one expression.
 MAX_NODES = 20_000
 

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Protocol, TypeAlias
+
 from .errors import one_problem
-from .expressions import Call, Expr, Items, Name, Number, Text, is_bare
-from .functions import OPERATORS
-from .grammar import MAX_CHARS, MAX_DEPTH
-from .numbers import number_text
 
-__all__ = ["abbreviate", "print_expression", "quote"]
+__all__ = [
+    "ATOM", "MAX_CHARS", "MAX_DEPTH", "Piece", "Printable", "abbreviate", "listed",
+    "print_expression", "quote",
+]  # fmt: skip
 
-_ATOM = 9
+#: Characters that an expression may have.
+MAX_CHARS = 1 << 20
+#: How deep brackets and signs of an expression may nest.
+MAX_DEPTH = 100
+#: How tightly something binds that never needs brackets.
+ATOM = 9
+
+
+class Printable(Protocol):
+    """An expression, as far as writing it goes."""
+
+    def _pieces(self, depth: int) -> tuple[list[Piece], int]:
+        """What it is written from where it stands `depth` deep, and how tightly that binds."""
+
+
+#: A text as it stands; or an expression, how tightly what is written there must bind so that it
+#: needs no brackets, and how deep it stands.
+Piece: TypeAlias = "str | tuple[Printable, int, int]"
 
 
 def quote(text: str) -> str:
@@ -36,7 +55,7 @@ def quote(text: str) -> str:
     return '"' + "".join(parts) + '"'
 
 
-def print_expression(expression: Expr) -> str:
+def print_expression(expression: Printable) -> str:
     """Write an expression as canonical text; parsing that gives the expression again.
 
     Args:
@@ -47,13 +66,14 @@ def print_expression(expression: Expr) -> str:
             Python with shared parts can be: give those parts names with `let`.
 
     Example:
+        >>> from stockpot.recipes.expressions import Name
         >>> print_expression(0.25 * (Name("a") - Name("x y")) / 3)
         '0.25*(a - "x y")/3'
     """
     return _write(expression, MAX_CHARS, strict=True)
 
 
-def abbreviate(expression: Expr, limit: int = 60) -> str:
+def abbreviate(expression: Printable, limit: int = 60) -> str:
     """Write the start of an expression, for messages.
 
     Args:
@@ -61,6 +81,7 @@ def abbreviate(expression: Expr, limit: int = 60) -> str:
         limit: Where to cut, in characters.
 
     Example:
+        >>> from stockpot.recipes.expressions import Call, Name
         >>> abbreviate(Call("mean", tuple(Name(f"model{i}") for i in range(99))), 24)
         'mean(model0, model1, mo…'
     """
@@ -68,11 +89,11 @@ def abbreviate(expression: Expr, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _write(expression: Expr, limit: int, *, strict: bool) -> str:
+def _write(expression: Printable, limit: int, *, strict: bool) -> str:
     """Print from a stack of texts, of nodes with the binding they must have, and of depths."""
     out: list[str] = []
     length = 0
-    stack: list[str | tuple[Expr, int, int]] = [(expression, 0, 0)]
+    stack: list[Piece] = [(expression, 0, 0)]
     while stack:
         item = stack.pop()
         if isinstance(item, str):
@@ -92,49 +113,32 @@ def _write(expression: Expr, limit: int, *, strict: bool) -> str:
                 "too-deep", f"an expression may nest {MAX_DEPTH} deep, but this nests deeper",
                 remedy="give its parts names with `let`",
             )  # fmt: skip
-        pieces, own = _pieces(node, depth)
+        pieces, own = node._pieces(depth)
         if own < binding:
             pieces = ["(", *_deeper(pieces), ")"]
         stack.extend(reversed(pieces))
     return "".join(out)
 
 
-_Piece = str | tuple[Expr, int, int]
+def listed(items: Iterable[tuple[str, Printable]], depth: int) -> list[Piece]:
+    """What a list of expressions is written from.
 
+    Args:
+        items: Each with the label before it, such as ``keep=``, or an empty text.
+        depth: How deep they stand.
 
-def _deeper(pieces: list[_Piece]) -> list[_Piece]:
-    return [p if isinstance(p, str) else (p[0], p[1], p[2] + 1) for p in pieces]
-
-
-def _pieces(node: Expr, depth: int) -> tuple[list[_Piece], int]:
-    """What a node is written from, and how tightly that binds."""
-    if isinstance(node, Name):
-        return [node.name if is_bare(node.name) else quote(node.name)], _ATOM
-    if isinstance(node, Text):
-        return [quote(node.value)], _ATOM
-    if isinstance(node, Number):
-        text = number_text(node.value)
-        # `1/3` reads as a division and `-2` as a negation, so they bind like those.
-        return [text], 4 if "/" in text else 5 if node.value < 0 else _ATOM
-    if isinstance(node, Items):
-        return ["[", *_listed([("", item) for item in node.items], depth + 1), "]"], _ATOM
-    assert isinstance(node, Call)
-    if node.function in OPERATORS:
-        sign, operands, binding = OPERATORS[node.function]
-        if operands == 1:
-            return [sign, (node.args[0], binding, depth + 1)], binding
-        spaced = sign if binding == 4 else f" {sign} "
-        left, right = node.args
-        return [(left, binding, depth), spaced, (right, binding + 1, depth)], binding
-    labelled = [("", arg) for arg in node.args]
-    labelled += [(f"{name}=", value) for name, value in node.options]
-    return [f"{node.function}(", *_listed(labelled, depth + 1), ")"], _ATOM
-
-
-def _listed(items: list[tuple[str, Expr]], depth: int) -> list[_Piece]:
-    pieces: list[_Piece] = []
+    Example:
+        >>> from stockpot.recipes.expressions import Name
+        >>> listed([("", Name("a")), ("keep=", Name("b"))], 1)
+        [(<a>, 0, 1), ', keep=', (<b>, 0, 1)]
+    """
+    pieces: list[Piece] = []
     for i, (label, item) in enumerate(items):
         if i or label:
             pieces.append((", " if i else "") + label)
         pieces.append((item, 0, depth))
     return pieces
+
+
+def _deeper(pieces: list[Piece]) -> list[Piece]:
+    return [p if isinstance(p, str) else (p[0], p[1], p[2] + 1) for p in pieces]

@@ -1,14 +1,13 @@
-"""Recipes back to YAML, in one canonical form."""
+"""YAML as a recipe is written in it: one form for everything, read alike by every reader."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-from .document import PoolEntry, Recipe, Save
-from .printing import print_expression
+from .printing import Printable, print_expression
 
-__all__ = ["recipe_text"]
+__all__ = ["block", "flow", "formula", "plain"]
 
 # Narrower than YAML allows, so that every reader of YAML takes these for the same text.
 _PLAIN_TEXT = re.compile(r"[A-Za-z_./][A-Za-z0-9_./\-]*(?: [A-Za-z0-9_./(\-][A-Za-z0-9_./()\-]*)*")
@@ -16,71 +15,68 @@ _PLAIN_EXPRESSION = re.compile(r"[A-Za-z0-9_(.][A-Za-z0-9_.,()*/+|&\[\]=\" \-]*"
 _WORDS = frozenset("null true false yes no on off y n . .. .inf .nan".split())
 
 
-def recipe_text(recipe: Recipe) -> str:
-    """Write the canonical text of a recipe.
+def block(title: str, rows: Mapping[str, str], *, indent: str = "") -> list[str]:
+    """Lines of a block: its title, and a row for each name.
 
     Args:
-        recipe: Any recipe; one with problems gives a text that cannot be read back.
-
-    Raises:
-        RecipeError: An expression is too long or too deep to write.
+        title: Name of the block.
+        rows: What stands behind each name, as YAML; names are quoted where they must be.
+        indent: Before the title.
 
     Example:
-        >>> from stockpot.recipes import make_recipe
-        >>> print(recipe_text(make_recipe('"10 te"', {"10 te": "te.ckpt"})), end="")
-        stockpot: 1
-        pool:
-          "10 te": te.ckpt
-        mix:
-          model: '"10 te"'
+        >>> block("mix", {"model": "mean(pool)"}), block("pool", {})
+        (['mix:', '  model: mean(pool)'], ['pool: {}'])
     """
-    lines = [f"stockpot: {recipe.version}", "pool:" if recipe.pool else "pool: {}"]
-    lines += [f"  {_key(name)}: {_entry(entry)}" for name, entry in recipe.pool.items()]
-    if recipe.let:
-        lines.append("let:")
-        lines += [f"  {_key(n)}: {_expression(print_expression(e))}" for n, e in recipe.let.items()]
-    lines.append("mix:" if recipe.mix else "mix: {}")
-    lines += [f"  {_key(k)}: {_expression(print_expression(e))}" for k, e in recipe.mix.items()]
-    if recipe.save != Save():
-        lines.append("save:")
-    if recipe.save.file is not None:
-        lines.append(f"  file: {_text(recipe.save.file)}")
-    if isinstance(recipe.save.dtype, Mapping):
-        lines.append("  dtype:" if recipe.save.dtype else "  dtype: {}")
-        lines += [f"    {_key(key)}: {_text(name)}" for key, name in recipe.save.dtype.items()]
-    elif recipe.save.dtype is not None:
-        lines.append(f"  dtype: {_text(recipe.save.dtype)}")
-    if recipe.save.form is not None:
-        lines.append(f"  form: {_text(recipe.save.form)}")
-    if recipe.origin is not None:
-        lines += ["origin:", f"  format: {_text(recipe.origin.format)}"]
-        if recipe.origin.records:
-            lines.append("  records:")
-        lines += [f"    {_key(n)}: {_text(text)}" for n, text in recipe.origin.records.items()]
-    return "\n".join(lines) + "\n"
+    lines = [f"{indent}{title}:" if rows else f"{indent}{title}: {{}}"]
+    # A long name needs YAML's explicit form; names are short, so quoting is all there is to it.
+    return lines + [f"{indent}  {plain(name)}: {value}" for name, value in rows.items()]
 
 
-def _entry(entry: PoolEntry) -> str:
-    facts = entry.facts()
-    if list(facts) in (["file"], []):
-        return _text(entry.file)
-    return "{" + ", ".join(f"{key}: {_text(value)}" for key, value in facts.items()) + "}"
+def flow(facts: Mapping[str, str]) -> str:
+    """Texts by name in one line.
+
+    Args:
+        facts: Their names are plain words.
+
+    Example:
+        >>> print(flow({"file": "a.ckpt", "title": "10"}))
+        {file: a.ckpt, title: "10"}
+    """
+    return "{" + ", ".join(f"{key}: {plain(value)}" for key, value in facts.items()) + "}"
 
 
-def _key(name: str) -> str:
-    # A long key needs YAML's explicit form; names are short, so quoting is all there is to it.
-    return _text(name)
+def plain(text: str) -> str:
+    """A text as a scalar, quoted where a reader might take it for anything else.
 
+    Args:
+        text: Anything.
 
-def _text(text: str) -> str:
+    Example:
+        >>> print(plain("a.ckpt"), plain("no"), plain("1e3"))
+        a.ckpt "no" "1e3"
+    """
     if _PLAIN_TEXT.fullmatch(text) and text.lower() not in _WORDS:
         return text
     return _double(text)
 
 
-def _expression(text: str) -> str:
-    plain = _PLAIN_EXPRESSION.fullmatch(text) and text.lower() not in _WORDS
-    if plain and not text.endswith(" "):
+def formula(expression: Printable) -> str:
+    """An expression as a scalar; single quotes where quotes are needed, since it has double ones.
+
+    Args:
+        expression: To write.
+
+    Raises:
+        RecipeError: It is too long or too deep to write.
+
+    Example:
+        >>> from stockpot.recipes import model
+        >>> print(formula(model("a") + 1), formula(-model("b c")))
+        a + 1 '-"b c"'
+    """
+    text = print_expression(expression)
+    fits = _PLAIN_EXPRESSION.fullmatch(text) and text.lower() not in _WORDS
+    if fits and not text.endswith(" "):
         return text
     if text.isprintable():
         return "'" + text.replace("'", "''") + "'"
