@@ -1,12 +1,15 @@
-"""Real requests and cards, where they are; and the zoo, where it is installed."""
+"""Real requests and cards, where they are; a painter of a small random model."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from stockpot.checkpoints import MemorySource
+from stockpot.draw import Painter, open_painter
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,6 +21,12 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real requests are not here; set STOCKPOT_DATA")
     return folder
+
+
+@pytest.fixture(scope="module")
+def painter(make_model: Callable[..., MemorySource], config: Path) -> Painter:
+    """Draws with a small random model; tests put back what they change of it."""
+    return open_painter(make_model(), config)
 
 
 @pytest.fixture(autouse=True)

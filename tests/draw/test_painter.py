@@ -29,11 +29,6 @@ PROMPTS = ["a red heart", "a blue star on white", "a red heart"]
 QUICK = DrawSettings(steps=3, cfg=5.0, negative="blurry")
 
 
-@pytest.fixture(scope="module")
-def painter(make_model: MakeModel, config: Path) -> Painter:
-    return open_painter(make_model(), config)
-
-
 def write(source: MemorySource, path: Path) -> Path:
     sink = FileSink(path, dict(source.tensors), dict(source.metadata))
     for key in source.tensors:

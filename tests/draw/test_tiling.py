@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from stockpot.checkpoints import MemorySource
@@ -13,11 +12,6 @@ from stockpot.draw import DrawSettings, Hires, Painter, edges_meet, open_painter
 
 MakeModel = Callable[..., MemorySource]
 HOW = DrawSettings(steps=2, cfg=5.0, sampler="Euler", width=64, height=64)
-
-
-@pytest.fixture(scope="module")
-def painter(make_model: MakeModel, config: Path) -> Painter:
-    return open_painter(make_model(), config)
 
 
 def rolled(x: torch.Tensor, by: int) -> torch.Tensor:
