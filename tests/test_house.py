@@ -104,11 +104,12 @@ PUBLIC = {
         "trace_convergence"
     ),
     "stockpot.errors": (
-        "CheckpointError ClusterError DeviceError HeaderError LayoutError LostWorkerError "
-        "MemoryBudgetError MissingExtraError MissingWeightsError OutputError OutputExistsError "
-        "PreflightError Problem ProblemsError RecipeError RequestError ScorerError StockpotError "
-        "StoppedError StudyError TallyError TruncatedFileError UnconfirmedError UnfinishedError "
-        "UnknownNameError UnsafeFileError VerificationError"
+        "CheckpointError ClusterError DeviceError DeviceMemoryError HeaderError LayoutError "
+        "LostWorkerError MemoryBudgetError MissingExtraError MissingWeightsError OutputError "
+        "OutputExistsError PreflightError Problem ProblemsError RecipeError RequestError "
+        "ScorerError StockpotError StoppedError StudyError TallyError TruncatedFileError "
+        "UnconfirmedError UnfinishedError UnknownNameError UnsafeFileError VerificationError "
+        "memory_told"
     ),
     "stockpot.draw": (
         "Axis BREAK Box BrokenPictureWarning BrownianPath CellMix Chunk Chunked Conditioner "

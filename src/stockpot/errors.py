@@ -18,6 +18,10 @@ StockpotError
 │   └── UnfinishedError         a stopped run left something else under its name
 ├── StoppedError                somebody asked a run to stop
 ├── MemoryBudgetError           the plan needs more than the memory it was given
+├── DeviceError                 a device is not there, or cannot be used for this
+├── DeviceMemoryError           it has no memory left for what was asked of it
+├── ClusterError                other machines cannot be reached, or do not see the files
+│   └── LostWorkerError         one of them is gone
 ├── StudyError                  a study cannot be opened, or was begun otherwise
 ├── ScorerError                 a scorer was asked wrongly, or does not do what scorers must
 │   ├── MissingWeightsError     files that it needs are not there
@@ -30,13 +34,15 @@ Each message gives the rule, what came instead, where (file and key), and what t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 __all__ = [
     "CheckpointError",
     "ClusterError",
     "DeviceError",
+    "DeviceMemoryError",
     "HeaderError",
     "LayoutError",
     "LostWorkerError",
@@ -61,6 +67,7 @@ __all__ = [
     "UnknownNameError",
     "UnsafeFileError",
     "VerificationError",
+    "memory_told",
 ]
 
 
@@ -187,6 +194,10 @@ class MemoryBudgetError(StockpotError, MemoryError):
     """A plan needs more memory than it was given."""
 
 
+class DeviceMemoryError(StockpotError, MemoryError):
+    """A device has no memory left for what was asked of it."""
+
+
 class DeviceError(StockpotError, ValueError):
     """A device that is not there, or that cannot be used for this."""
 
@@ -232,3 +243,33 @@ class MissingExtraError(StockpotError, ImportError):
             f"{purpose} needs packages that are not installed; "
             f"type: pip install 'stockpot[{extra}]'"
         )
+
+
+@contextmanager
+def memory_told(what: str, remedy: str) -> Iterator[None]:
+    """Say what to do where torch has no memory left, on a GPU or off it.
+
+    Args:
+        what: The device, and what was asked of it.
+        remedy: What to try.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        DeviceMemoryError: In place of torch's own error.
+
+    Example:
+        >>> with memory_told("cuda:0 cannot hold 4 pictures", "draw fewer at once"):
+        ...     raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried 9 bytes.")
+        Traceback (most recent call last):
+        ...
+        stockpot.errors.DeviceMemoryError: cuda:0 cannot hold 4 pictures: no memory is left; draw...
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # Known by name, so that torch need not be there. Off a GPU it has no class of its own.
+        if type(error).__name__ != "OutOfMemoryError" and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise DeviceMemoryError(f"{what}: no memory is left; {remedy}") from error

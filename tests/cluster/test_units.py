@@ -18,6 +18,7 @@ from stockpot.engine.posting import PIECE_BYTES, open_merge
 from stockpot.errors import (
     CheckpointError,
     ClusterError,
+    DeviceError,
     MemoryBudgetError,
     PreflightError,
     StoppedError,
@@ -73,6 +74,13 @@ def test_a_merge_by_others_has_the_same_bytes_whoever_is_lost(
     there = merged(pool, mix, tmp_path / "there.safetensors", crew=crew)
     assert here == there
     assert crew.n_lost > 0
+
+
+def test_nodes_merge_on_their_processors_alone(pool: Path, tmp_path: Path, imagined: Any) -> None:
+    output = tmp_path / "out.safetensors"
+    with pytest.raises(DeviceError, match="nodes merge on their processors; leave out --device"):
+        merged(pool, MIXES["mean"], output, crew=imagined(2), device="torch-cpu")
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_without_hashes_too(pool: Path, tmp_path: Path, imagined: Any) -> None:

@@ -19,7 +19,7 @@ from stockpot.draw import (
     reset_peak,
     save_memory,
 )
-from stockpot.errors import RequestError
+from stockpot.errors import DeviceMemoryError, RequestError
 
 MakeModel = Callable[..., MemorySource]
 HOW = DrawSettings(steps=2, cfg=5.0, sampler="Euler", negative="dull")
@@ -52,6 +52,19 @@ def test_attention_in_slices_is_the_same(make_model: MakeModel, config: Path) ->
     with torch.no_grad():
         a, b = (p.parts.unet(x, 500, context[..., :width]).sample for p in (whole, sliced))
     assert torch.allclose(a, b, atol=1e-5) and a.std() > 1e-3
+
+
+def test_no_memory_is_told_with_what_to_do(
+    make_model: MakeModel, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    painter = open_painter(make_model(), config)
+
+    def enormous(*arguments: object, **options: object) -> torch.Tensor:
+        return torch.empty(1 << 62, dtype=torch.uint8)
+
+    monkeypatch.setattr(painter.parts.unet, "forward", enormous)
+    with pytest.raises(DeviceMemoryError, match=r"^cpu draws 2 of 32 x 32 at once: .* draw fewer"):
+        painter.sample(PROMPTS, 3, HOW)
 
 
 @pytest.fixture(scope="module")

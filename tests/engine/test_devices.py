@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,14 @@ from stockpot.checkpoints import FileSink, open_checkpoint
 from stockpot.cli.main import app
 from stockpot.engine import Settings, Stop, merge, merge_in_memory, read_history, replay
 from stockpot.engine.again import check_again
-from stockpot.errors import DeviceError, StoppedError, UnfinishedError, VerificationError
+from stockpot.errors import (
+    DeviceError,
+    DeviceMemoryError,
+    StoppedError,
+    UnfinishedError,
+    VerificationError,
+)
+from stockpot.methods import Device
 from stockpot.recipes import Recipe, make_recipe
 
 DEVICES = ["torch-cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -91,6 +99,29 @@ def test_nobody_goes_on_from_another_device(device: str, pool: Path) -> None:
             merge(recipe(text), output, folder=pool, settings=replace(settings, stop=stop))
     with pytest.raises(UnfinishedError, match="the device"):
         merge(recipe(text), output, folder=pool, settings=Settings(threads=1))
+    result = merge(recipe(text), output, folder=pool, settings=settings)
+    assert result.n_resumed and output.read_bytes() == whole.path.read_bytes()
+
+
+def test_a_device_without_memory_is_told_and_gone_on_from(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, settings = "median(a, b, c)", Settings(device="torch-cpu", threads=1)
+    whole = merge(recipe(text), pool / "whole.safetensors", folder=pool, settings=settings)
+    put, calls = Device.put, list[Any]()
+
+    def full(self: Device, feed: Any) -> Any:
+        calls.append(feed)
+        if len(calls) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return put(self, feed)
+
+    output = pool / "out.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(Device, "put", full)
+        with pytest.raises(DeviceMemoryError, match=r"torch-cpu .* use fewer --threads, or --dev"):
+            merge(recipe(text), output, folder=pool, settings=settings)
+    assert not output.exists()
     result = merge(recipe(text), output, folder=pool, settings=settings)
     assert result.n_resumed and output.read_bytes() == whole.path.read_bytes()
 

@@ -27,6 +27,7 @@ from stockpot.draw.prompt_words import LoraTag, take_loras
 from stockpot.draw.sampling import Wording, count_calls, sample_latents, word
 from stockpot.draw.settings import DrawSettings
 from stockpot.draw.tiling import edges_meet
+from stockpot.errors import memory_told
 
 if TYPE_CHECKING:
     import torch
@@ -127,6 +128,7 @@ class Painter:
 
         Raises:
             ValueError: There is not one seed for each prompt, or the size does not suit the VAE.
+            DeviceMemoryError: The device has no memory left.
 
         Warns:
             CutPromptWarning: A prompt has more tokens than the settings allow.
@@ -297,7 +299,13 @@ class _Run:
 
         settings, parts = self._settings, self._parts
         shape = (parts.unet.config.in_channels, *size)
-        with torch.inference_mode(), edges_meet(parts, settings.tiling):
+        height, width = self.result_size(size)
+        with (
+            torch.inference_mode(),
+            edges_meet(parts, settings.tiling),
+            memory_told(f"{parts.unet.device} draws {len(prompts)} of {width} x {height} at once",
+                        "draw fewer at once or smaller ones, with --vram low or --dtype float16"),
+        ):  # fmt: skip
             noises = self._noises(seeds)
             wordings, negative = self._words(conditioner, prompts, second=False)
             x = sample_latents(parts, wordings, negative, noises, noises.first(shape), settings,

@@ -121,7 +121,7 @@ def run_plan(
 
     with ExitStack() as stack:
         stack.enter_context(one_blas_thread() if computes else nullcontext())
-        stack.enter_context(nullcontext() if device is None else device.alone())
+        stack.enter_context(nullcontext() if device is None else device.at_work())
         if chunking.threads == 1:
             work()
             halt.tell()

@@ -19,7 +19,7 @@ from typing import Any, final
 
 import numpy as np
 
-from stockpot.errors import DeviceError
+from stockpot.errors import DeviceError, memory_told
 from stockpot.methods import elements, spans
 from stockpot.methods.contract import Doubles, GramWork, Method, Parameters, Task, Work, by_tensor
 from stockpot.methods.feeds import Feed
@@ -116,16 +116,24 @@ class Device:
         return self.take(inner), self.take(squared)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep torch on the processor to one thread of each of ours: sums then have one order.
+    def at_work(self) -> Iterator[None]:
+        """What holds while panels are computed.
+
+        Torch on the processor has one thread for each of ours, so that sums have one order; and
+        where memory is out, what is raised says what to do.
 
         Yields:
             Nothing; the former number of threads comes back at the end.
+
+        Raises:
+            DeviceMemoryError: The device has no memory left.
         """
         before = self.torch.get_num_threads()
         self.torch.set_num_threads(1)
         try:
-            yield
+            with memory_told(f"{self.name} is to compute panels",
+                             "use fewer --threads, or --device cpu"):  # fmt: skip
+                yield
         finally:
             self.torch.set_num_threads(before)
 
