@@ -3,7 +3,7 @@
     python bench/cluster.py                 # all parts, with Stable Diffusion's shapes at 1/8 width
     python bench/cluster.py --full          # the real widths: 20 files of 2.1 GB
     python bench/cluster.py merge compare --full --distinct 4 --merges mean   # with less room
-    python bench/cluster.py merge compare   # some parts: merge, compare, tune
+    python bench/cluster.py merge compare   # some parts: merge, compare, tune, tree
 
 Two raylets, two object stores and two sets of workers, as on two machines that share a folder.
 
@@ -11,6 +11,8 @@ Two raylets, two object stores and two sets of workers, as on two machines that 
 of which one is killed (all its processes, SIGKILL) when 40 % are read. `compare` sums 20 models the
 same way. The sha256 of all results must be equal. `tune` runs a study whose scorer sleeps with one
 worker and with one on each of two nodes, and then once more while a worker is killed three times.
+`tree` grows a tree of searches over four models of the zoo by the command, in one process, on two
+nodes, and on two nodes while a worker is killed twice: the same candidates and the same recipe.
 
 Prints one line of JSON a part; ends with 1 where something is not as it must be. Needs Linux.
 """
@@ -22,12 +24,14 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,8 +43,9 @@ from stockpot.cluster import open_cluster
 from stockpot.compare import compare, save_comparison
 from stockpot.engine import Progress, Settings, Stop, merge
 from stockpot.layouts import get_layout
-from stockpot.recipes import make_recipe
+from stockpot.recipes import make_recipe, read_recipe
 from stockpot.tune import Examiner, KeptMark, examine_on_crew, open_store, run_search
+from stockpot.zoo import member, zoo_path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
 import nodes as ray_nodes  # noqa: E402
@@ -49,6 +54,8 @@ N_MODELS = 20
 KILL_AT = 0.4
 MERGES = {"mean": "mean({all})", "ties": "ties({all}, keep=0.3)"}
 NOISE = 1 << 24
+GROWN = ("style-glossy", "content-warm", "style-outline", "content-round")
+PROMPTS = ("a large red heart", "a large blue star", "a small green circle", "a large orange moon")
 
 
 def make_models(folder: Path, narrow: int, distinct: int = N_MODELS) -> dict[str, str]:
@@ -280,6 +287,63 @@ def run_tune(folder: Path, n_trials: int, sleep: float) -> list[dict[str, Any]]:
              "ok": ok}]  # fmt: skip
 
 
+def run_tree(folder: Path, n_trials: int) -> list[dict[str, Any]]:
+    """A tree of searches in one process, on two nodes, and with workers that are killed."""
+    payloads = folder / "payloads"
+    payloads.mkdir(exist_ok=True)
+    for number, prompt in enumerate(PROMPTS):
+        request = {"prompt": f"flat art, {prompt}", "seed": number, "steps": 4, "cfg_scale": 4.0,
+                   "width": 32, "height": 32, "sampler_name": "Euler"}  # fmt: skip
+        (payloads / f"{number}.json").write_text(json.dumps(request))
+
+    def grow(name: str, kills: tuple[int, ...] = (), address: str = "") -> dict[str, Any]:
+        study, recipe = folder / f"tree-{name}.db", folder / f"tree-{name}.yaml"
+        study.unlink(missing_ok=True)
+        words = [sys.executable, "-m", "stockpot", "tune-tree",
+                 *(str(member(model).path) for model in GROWN), "--payloads", str(payloads),
+                 "--score", "clip", "--space", "groups", "--optimiser", "random", "--trials",
+                 str(n_trials), "--finalists", "1", "--config", str(zoo_path() / "config"),
+                 "--study", str(study), "--overwrite", "-o", str(recipe)]  # fmt: skip
+        words += ["--cluster", address] if address else []
+        start = time.perf_counter()
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                   text=True)  # fmt: skip
+        assert process.stderr is not None
+        said = []
+        due = list(kills)
+        for line in process.stderr:
+            said.append(line)
+            n_tried = sum(text.startswith("trial ") for text in said)
+            if due and n_tried >= due[0] and (found := ray_nodes.workers()):
+                ray_nodes.kill(found[len(found) - 1])
+                del due[0]
+        if process.wait():
+            raise SystemExit("".join(said))
+        seconds = round(time.perf_counter() - start, 2)
+        with open_store(study, create=False) as store:
+            marks = [(mark.candidate, mark.task) for mark in store.book.marks()]
+        text = replace(read_recipe(recipe), origin=None).to_yaml()
+        return {
+            "seconds": seconds,
+            "candidates": len({candidate for candidate, _ in marks}),
+            "pictures": len(marks),
+            "each_once": len(set(marks)) == len(marks),
+            "lost_workers": sum("was lost" in line for line in said),
+            "recipe": hashlib.sha256(text.encode()).hexdigest()[:16],
+        }
+
+    here = grow("here")
+    with ray_nodes.start_nodes() as nodes:
+        there = grow("there", address=nodes.address)
+    with ray_nodes.start_nodes() as nodes:
+        killed = grow("killed", (4, 12), address=nodes.address)
+    facts = {tuple(one[name] for name in ("candidates", "pictures", "each_once", "recipe"))
+             for one in (here, there, killed)}  # fmt: skip
+    ok = len(facts) == 1 and here["each_once"] and killed["lost_workers"] >= 2
+    return [{"what": f"tree: {len(GROWN)} models, {n_trials} candidates a node", "here": here,
+             "two_nodes": there, "two_killed": killed, "ok": ok}]  # fmt: skip
+
+
 def _judged(told: dict[str, Any]) -> dict[str, Any]:
     hashes = set(told["sha256"].values())
     told["ok"] = len(hashes) == 1 and told["killed_at"] > 0
@@ -290,7 +354,7 @@ def _judged(told: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Run the parts; see the head of this file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["merge", "compare", "tune"])
+    parser.add_argument("parts", nargs="*", default=["merge", "compare", "tune", "tree"])
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--distinct", type=int, default=N_MODELS,
                         help="so many files; the other names are links to them")  # fmt: skip
@@ -308,12 +372,15 @@ def main() -> None:
     ok = True
     try:
         for part in options.parts:
-            paths = {} if part == "tune" else make_models(folder, narrow, options.distinct)
+            searches = part in ("tune", "tree")
+            paths = {} if searches else make_models(folder, narrow, options.distinct)
             if part == "merge":
                 names = options.merges.split(",")
                 results = run_merges(folder, paths, options.memory << 20, names)
             elif part == "compare":
                 results = run_compare(folder, paths, options.memory << 20)
+            elif part == "tree":
+                results = run_tree(folder, options.trials)
             else:
                 results = run_tune(folder, options.trials, options.sleep)
             for result in results:
