@@ -87,6 +87,8 @@ SHORT = Leg("auto, stopping early", "auto-stop", "auto", STOP, batch=4)
 RANDOM = Leg("random", "random-whole", "random", 0.0)
 EQUAL = Leg("auto, stopping early, as many pictures", "auto-stop", "auto", STOP, True, 4)
 LEGS = (WHOLE, RANDOM, SHORT)
+REPLAYED = (0, 1)
+"""The repetitions whose marks were replayed when the default of `--stop` was chosen."""
 
 
 @dataclass(frozen=True)
@@ -322,6 +324,8 @@ def print_savings(found: Found, repetitions: range) -> None:
     print(f"| repetition | stopped | pictures | without | saved | without baselines | held out, "
           f"`{SCORE}` | `{JUDGE}` |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
     rows = [([r], str(r)) for r in repetitions] + [(list(repetitions), "all")]
+    others = [r for r in repetitions if r not in REPLAYED]
+    rows += [(others, "all but those that `--stop` was chosen by")] if len(others) > 1 else []
     for chosen, name in rows:
         short = [found[r, SHORT.name] for r in chosen]
         whole = [found[r, WHOLE.name] for r in chosen]
