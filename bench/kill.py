@@ -121,6 +121,8 @@ def kill_at(pid: int, n_bytes: int) -> int:
 @contextmanager
 def watching(output: Path, expected: str, found: Path) -> Iterator[None]:
     """Look at a name all the time, from another process: it may show the complete file or none."""
+    # Asked to end before it listens, it would end without a report.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     pid = os.fork()
     if not pid:
         seen, wrong, last = 0, 0, 0
@@ -131,6 +133,7 @@ def watching(output: Path, expected: str, found: Path) -> Iterator[None]:
             stopping = True
 
         signal.signal(signal.SIGTERM, end)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         while not stopping:
             try:
                 status = output.stat()
@@ -147,6 +150,7 @@ def watching(output: Path, expected: str, found: Path) -> Iterator[None]:
             time.sleep(0.0005)
         found.write_text(f"{seen} {wrong}")
         os._exit(0)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         yield
     finally:
