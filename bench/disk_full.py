@@ -16,6 +16,8 @@ from stockpot.checkpoints import DTYPES, FileSink, TensorInfo
 from stockpot.errors import OutputError
 
 DISK_BYTES = 8 << 20
+NO_DISK = 77
+"""Exit code where this system lets nobody mount a disk: nothing was tried."""
 N_VALUES = 3 << 20  # 6 MiB in fp16
 
 
@@ -38,7 +40,12 @@ def main() -> None:
         for seed in range(2):
             make(inputs / f"{seed}.safetensors", seed)
         mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", disk]
-        subprocess.run(mount, check=True)
+        try:
+            subprocess.run(mount, check=True, capture_output=True, text=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(getattr(error, "stderr", "") or error, file=sys.stderr)
+            print("it needs a small disk of its own, which cannot be mounted here: are you root?")
+            sys.exit(NO_DISK)
         try:
             filler = disk / "filler"
             filler.write_bytes(bytes(DISK_BYTES // 2))

@@ -1,4 +1,4 @@
-"""Short forms of `bench/chaos.py`: random faults, and bad input of every kind."""
+"""Short forms of `bench/chaos.py`: faults, bad input, hostile files, kills, a full disk."""
 
 from __future__ import annotations
 
@@ -53,7 +53,13 @@ def test_bad_input_is_answered_with_one_clear_message() -> None:
     assert tried > 30 and all(cells[1] == cells[2] for cells in table.values())
 
 
-def test_chaos_prints_a_line_for_each_trial(tmp_path: Path) -> None:
-    lines = run("chaos.py", "--only", "files", "--files", "20")
+@pytest.mark.slow
+def test_chaos_in_short_prints_a_line_for_each_trial() -> None:
+    # The two above look at faults and bad input more closely.
+    lines = run("chaos.py", "--short", "--only", "files,kill,disk-full")
     assert lines[-1] == "ok"
-    assert rows(lines, "what")["files made to break the readers"][:3] == ["20", "ok", "ok"]
+    table = rows(lines, "what")
+    files, killed, full = table.values()
+    assert files[:3] == ["1000", "ok", "ok"]
+    assert killed[:2] == ["3", "ok"] and "3 runs gone on to the end with the same" in killed[2]
+    assert full[1] in ("ok", "not run")  # a small disk of its own takes root
