@@ -170,7 +170,7 @@ PUBLIC = {
         "Tree TreeNode UNIFORM Verdict WILDCARD_TYPES Worker best_trials bootstrap_mean "
         "candidate_key check_memory check_tally compare_marks "
         "estimate_effects evidence examine_on_crew "
-        "fill_holes find_holes guard hold_out import_rows is_worse judge make_baselines "
+        "fill_holes find_holes guard hold_out import_rows is_begun is_worse judge make_baselines "
         "make_sampler make_space nearness_to_uniform open_examiner open_store pareto_front "
         "picture_facts plan_tree propose read_exam read_values result_json run_search "
         "score_together scores_of shown_address spread_holes sums_of_models tally trees_in"

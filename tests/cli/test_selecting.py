@@ -70,6 +70,10 @@ def test_it_chooses_says_why_and_leaves_a_recipe(selected: tuple[Path, Result]) 
     assert "at most" in result.output and "candidates" in result.output
     told = json.loads((output / "selection.json").read_text())
     recipe = read_recipe(output / "recipe.yaml")
+    assert f"merge with: stockpot merge {output}/recipe.yaml -o MIX.safetensors" in result.output
+    mix = output.parent / "mix.safetensors"
+    merged = CliRunner().invoke(app, ["merge", str(output / "recipe.yaml"), "-o", str(mix)])
+    assert merged.exit_code == 0 and mix.exists()
     assert "outlier" not in told["choice"]["unets"]
     assert "te-ruined" not in told["choice"]["encoders"]
     assert set(told["choice"]["unets"]) <= set(recipe.pool)

@@ -15,7 +15,13 @@ from typer.testing import CliRunner, Result
 
 from stockpot.checkpoints import open_checkpoint
 from stockpot.cli.main import app
-from stockpot.errors import OutputExistsError, ScorerError, StudyError
+from stockpot.errors import (
+    CheckpointError,
+    LayoutError,
+    OutputExistsError,
+    ScorerError,
+    StudyError,
+)
 from stockpot.recipes import read_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +117,36 @@ def test_what_cannot_be_is_told_first(
             "--study", tmp_path / "s.db")  # fmt: skip
     with pytest.raises(StudyError, match="nothing to tune"):
         run("tune", place / "best.yaml", *options[1:], "--study", tmp_path / "s.db")
+
+
+def test_a_mix_that_cannot_be_drawn_is_told_before_there_is_a_study(
+    place: Path, options: list[object], tmp_path: Path
+) -> None:
+    recipe = place / "no-vae.yaml"
+    text = (place / "recipe.yaml").read_text().partition("let:")[0]
+    recipe.write_text(text + "mix:\n  unet: lerp(a, b, search(0, 1))\n  te: a\n")
+    path = tmp_path / "s.db"
+    words = ["tune", recipe, *options[1:], "--study", path, "--trials", 1, "--finalists", 1]
+    with pytest.raises(LayoutError, match=r"the mix: the checkpoint has no VAE; give one with --v"):
+        run(*words)
+    with pytest.raises(CheckpointError, match="nowhere"):
+        run(*words, "--vae", place / "a.safetensors", "--config", tmp_path / "nowhere")
+    assert not path.exists()
+    result = run(*words, "--vae", place / "a.safetensors")
+    assert result.exit_code == 0 and "failed" not in result.stderr
+
+
+def test_a_winner_written_elsewhere_leads_to_the_same_files(
+    place: Path, options: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [Path(os.path.relpath(place / "recipe.yaml", tmp_path)), *options[1:]]
+    result = run("tune", *words, "--study", "s.db", "--trials", 1, "--finalists", 1,
+                 "-o", "best.yaml")  # fmt: skip
+    assert result.exit_code == 0
+    files = [entry.file for entry in read_recipe("best.yaml").pool.values()]
+    assert files == [str(place / "a.safetensors"), str(place / "b.safetensors")]
+    assert run("merge", "best.yaml", "-o", "best.safetensors").exit_code == 0
 
 
 def test_a_coarse_search_is_refined_by_two_workers(

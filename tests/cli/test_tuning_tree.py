@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from stockpot.checkpoints import open_checkpoint
 from stockpot.cli.main import app
-from stockpot.errors import OutputExistsError, StudyError, UnknownNameError
+from stockpot.errors import LayoutError, OutputExistsError, StudyError, UnknownNameError
 from stockpot.recipes import parse_recipe, read_recipe
 from stockpot.tune import find_holes
 
@@ -127,6 +127,24 @@ def test_a_plan_of_ones_own(
     assert str(recipe.mix["te"]) == "a" and str(recipe.mix["vae"]) == "b"
     # Only the UNet moves, so its shares have AutoMBW's 27 numbers.
     assert len(find_holes(parse_recipe(tree["plan"]))) == 27
+
+
+def test_a_tree_that_cannot_be_drawn_is_told_before_there_is_a_study(
+    place: Path, options: list[object], tmp_path: Path
+) -> None:
+    plan = place / "no-te.yaml"
+    pool = ", ".join(f"{name}: {name}.safetensors" for name in "abc")
+    plan.write_text(f"stockpot: 1\npool: {{{pool}}}\nlet:\n  ab: lerp(a, b, search(0, 1))\n"
+                    "mix:\n  unet: mean(ab, c)\n  vae: a\n")  # fmt: skip
+    path = tmp_path / "s.db"
+    with pytest.raises(LayoutError, match=r"the mix: the checkpoint has no text encoder"):
+        run("tune-tree", "--plan", plan, *options, "--study", path)
+    assert not path.exists()
+    plan.write_text(plan.read_text() + "  te: a\n")
+    best = tmp_path / "best.yaml"
+    assert run("tune-tree", "--plan", plan, *options, "--study", path, "-o", best).exit_code == 0
+    # The plan's paths start where it lies, and the recipe's lead there from anywhere.
+    assert read_recipe(best).pool["a"].file == str(place / "a.safetensors")
 
 
 def test_what_cannot_be_is_told_first(

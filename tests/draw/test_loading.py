@@ -27,7 +27,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize(
     ("component", "title", "option"),
-    [("vae", "VAE", "vae="), ("te", r"text encoder \(small CLIP\)", "te=")],
+    [("vae", "VAE", "--vae"), ("te", r"text encoder \(small CLIP\)", "--te")],
 )
 def test_a_missing_component_is_named_and_can_be_given(
     make_model: MakeModel, config: Path, component: str, title: str, option: str

@@ -22,6 +22,7 @@ from stockpot.errors import ScorerError, StudyError
 from stockpot.recipes import Recipe, make_recipe
 from stockpot.tune import (
     NEAR,
+    Baseline,
     CallableExaminer,
     Exam,
     Examiner,
@@ -32,6 +33,7 @@ from stockpot.tune import (
     StudyStore,
     Task,
     candidate_key,
+    fill_holes,
     find_holes,
     is_worse,
     make_space,
@@ -169,6 +171,25 @@ def test_a_search_in_which_all_fails_ends(tmp_path: Path) -> None:
     with open_store(tmp_path / "s.db") as store:
         with pytest.raises(StudyError, match="all of 10 candidates failed.*cannot be drawn"):
             failing(store, 50, -1.0)
+
+
+def test_a_search_ends_where_nothing_but_baselines_can_be_drawn(tmp_path: Path) -> None:
+    recipe = make_recipe("lerp(a, b, search(0, 1))", {"a": "a", "b": "b"})
+    holes = find_holes(recipe)
+    known = Baseline("half", fill_holes(recipe, {"t": 0.5}), {"t": Fraction(1, 2)})
+    settings = SearchSettings(("score",), ("score",), optimiser="random", stop_p=None)
+
+    def draw(candidate: Recipe, task: Task) -> float:
+        if candidate != known.recipe:
+            raise ScorerError("it lacks its keys")
+        return 1.0
+
+    with open_store(tmp_path / "s.db") as store:
+        search = Search(store, recipe, make_space(holes), surrogate.exam(2), settings, Limits(40),
+                        baselines=[known])  # fmt: skip
+        with search, pytest.raises(StudyError, match=r"all of 10 candidates of the search failed"):
+            run_search(search, CallableExaminer(draw))
+        assert len(store.all_trials()) == 11
 
 
 def test_limits(tmp_path: Path) -> None:

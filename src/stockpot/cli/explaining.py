@@ -12,6 +12,7 @@ from stockpot.cli.comparing import Base, Json, Memory, Overwrite, Threads, read_
 from stockpot.cli.explanation_words import remarks, verdict
 from stockpot.cli.naming import free_name, parse_pool
 from stockpot.cli.output import note, print_json, print_table, safe_text
+from stockpot.cli.recipe_files import path_for
 from stockpot.errors import OutputExistsError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def explain_mix(
     layout = found.models[found.index(mix_name)].layout
     folder = output or Path()
     files = {
-        model.name: _writable(model.path, folder) if model.path else f"{model.name}.safetensors"
+        model.name: path_for(model.path, folder) if model.path else f"{model.name}.safetensors"
         for model in found.models
     }
     recipe = recover_recipe(told, files, layout)
@@ -110,13 +111,6 @@ def _paths(
         raise typer.BadParameter("say what the mix may be made of, with --pool FILE …")
     mix_name = free_name(name_of_file(mix), named)
     return {**named, mix_name: mix}, mix_name, base_name
-
-
-def _writable(path: str, folder: Path) -> str:
-    """A path as a recipe in that folder may write it: inside as it is, else whole."""
-    whole = Path(os.path.abspath(path))
-    base = Path(os.path.abspath(folder))
-    return str(whole.relative_to(base)) if whole.is_relative_to(base) else str(whole)
 
 
 def _print(told: Explanation, found: Comparison) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,8 @@ __all__ = [
     "find_layout",
     "fold_any",
     "history_in",
+    "path_for",
+    "placed",
     "predictions_of",
     "read_any",
     "study_metadata",
@@ -170,7 +174,6 @@ def fold_any(path: Path, layout: str | None, *, strict: bool = False) -> tuple[I
         layout: What the user said of the architecture.
         strict: As for `find_layout`.
     """
-    from dataclasses import replace
 
     from stockpot.recipes import fold
 
@@ -195,6 +198,34 @@ def write_text(path: Path, text: str, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path} is there already; use another name, or --overwrite")
     write_whole(path, text.encode())
+
+
+def path_for(path: str | Path, folder: Path) -> str:
+    """A file's path as a recipe in some folder may write it: inside of it as it is, else whole.
+
+    Args:
+        path: Of the file, from here.
+        folder: The recipe's.
+    """
+    whole, base = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
+    return whole.relative_to(base).as_posix() if whole.is_relative_to(base) else str(whole)
+
+
+def placed(recipe: Recipe, start: Path, folder: Path) -> Recipe:
+    """A recipe whose paths lead to the same files from another folder.
+
+    Args:
+        recipe: Any recipe, its pool without patterns.
+        start: Where its paths start.
+        folder: Where it is to be written.
+    """
+    if os.path.abspath(start) == os.path.abspath(folder):
+        return recipe
+    pool = {
+        name: replace(entry, file=path_for(start / entry.file, folder)) if entry.file else entry
+        for name, entry in recipe.pool.items()
+    }
+    return replace(recipe, pool=pool)
 
 
 def study_metadata(recipe: Recipe) -> dict[str, str]:

@@ -15,6 +15,7 @@ from stockpot.cli.atelier import refuse_existing, told_warnings
 from stockpot.cli.clustering import OnCluster, crew_of
 from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note, print_json, print_table, safe_text
+from stockpot.cli.recipe_files import placed
 from stockpot.cli.sizes import CeilingForModels, memory_bytes
 from stockpot.errors import Problem, RequestError
 
@@ -277,11 +278,12 @@ def _write(
     from stockpot.report import write_page
 
     pool = evidence.pool
-    final = pool.recipe(found.outcome.choice).to_yaml()
-    write_file(output / RECIPE, final.encode())
-    write_file(output / CORE, pool.recipe(found.core).to_yaml().encode())
+    recipe, core = (placed(pool.recipe(choice), Path(), output).to_yaml()
+                    for choice in (found.outcome.choice, found.core))  # fmt: skip
+    write_file(output / RECIPE, recipe.encode())
+    write_file(output / CORE, core.encode())
     sheets = small_sheets(evidence, found, examiner, n_pictures) if n_pictures else {}
-    page, charts = selection_page(pool, evidence, found, sheets)
+    page, charts = selection_page(pool, evidence, found, sheets, recipe, core)
     write_charts(charts, output / "figures", overwrite=overwrite)
     write_page(page, output / PAGE, overwrite=overwrite)
     # The result last: where it is, all is.
@@ -316,4 +318,5 @@ def _print(pool: Pool, found: Selection, output: Path) -> None:
     typer.echo(f"{found.n_candidates} candidates examined, {found.n_reused} known before")
     if found.stopped:
         typer.echo(safe_text(f"stopped early: {found.stopped}"))
-    typer.echo(safe_text(f"see {output / PAGE}; merge with: stockpot merge {output / RECIPE}"))
+    merge = f"stockpot merge {output / RECIPE} -o MIX.safetensors"
+    typer.echo(safe_text(f"see {output / PAGE}; merge with: {merge}"))

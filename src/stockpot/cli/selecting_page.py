@@ -67,7 +67,7 @@ def small_sheets(
 
 
 def selection_page(
-    pool: Pool, evidence: Evidence, found: Selection, sheets: Sheets
+    pool: Pool, evidence: Evidence, found: Selection, sheets: Sheets, recipe: str, core: str
 ) -> tuple[Page, dict[str, Chart]]:
     """Describe a selection.
 
@@ -76,6 +76,8 @@ def selection_page(
         evidence: What was measured.
         found: The selection.
         sheets: Pictures; see `small_sheets`.
+        recipe: The choice, as it was written.
+        core: The smallest mix that holds its score, as it was written.
 
     Returns:
         The page, and its figures by file name.
@@ -104,9 +106,9 @@ def selection_page(
                 "command again with --decisions decisions.json --overwrite.",
             )
         )  # fmt: skip
-    sections.append(Code("As a recipe", pool.recipe(choice).to_yaml(), "Also in recipe.yaml."))
+    sections.append(Code("As a recipe", recipe, "Also in recipe.yaml."))
     if pool.key(found.core) != pool.key(choice):
-        sections.append(Code("The core", pool.recipe(found.core).to_yaml(), "Also in core.yaml."))
+        sections.append(Code("The core", core, "Also in core.yaml."))
     sections.append(_facts(pool, evidence, found))
     page = Page(
         title="Which models, which text encoders",

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from stockpot.cli.output import note
-from stockpot.cli.recipe_files import TUNED, find_layout, read_any, study_metadata, write_text
+from stockpot.cli.recipe_files import (
+    TUNED,
+    find_layout,
+    placed,
+    read_any,
+    study_metadata,
+    write_text,
+)
 from stockpot.cli.tuning_examiner import memory_of, opened_examiner, scorers_of
 from stockpot.cli.tuning_options import SearchOptions
 from stockpot.cli.tuning_processes import further_processes, is_further_process
@@ -87,13 +94,14 @@ def _run(wishes: Wishes) -> None:
     held = other.held_out(wishes.seed, repeats=wishes.held_repeats, avoid=exam)
     folder = wishes.recipe_file.parent
     hand = partial(_one_more_hand, wishes, recipe, layout, exam, held)
+    first = first_mix(wishes.study, recipe, layout)
     with ExitStack() as stack:
+        examiner = stack.enter_context(opened_examiner(wishes, recipe, folder, hand, first))
         store = stack.enter_context(open_store(wishes.study))
-        examiner = stack.enter_context(opened_examiner(wishes, recipe, folder, hand))
         stages = stages_of(wishes, store, recipe, layout, exam, folder)
-        first = stack.enter_context(next(stages))
+        begun = stack.enter_context(next(stages))
         children = stack.enter_context(further_processes(0 if is_child else wishes.n_more))
-        done = [search_stage(first, examiner, is_child)]
+        done = [search_stage(begun, examiner, is_child)]
         for stage in stages:
             done.append(search_stage(stack.enter_context(stage), examiner, is_child))
         shown = None if is_child else say_held_out
@@ -144,6 +152,32 @@ def tuned_recipe(path: Path, *, outside: bool = False) -> tuple[Recipe, Layout]:
     recipe = imported.recipe.resolve_pool(path.parent, absolute=True, outside=outside)
     layout = find_layout(replace(imported, recipe=recipe), path.parent, None, strict=False)
     return recipe, layout
+
+
+def first_mix(study: str, recipe: Recipe, layout: Layout) -> Recipe | None:
+    """Fill a recipe in the middle, to see whether it can be drawn before a study is begun.
+
+    Args:
+        study: Where the study is kept.
+        recipe: With holes.
+        layout: Of the pool.
+
+    Returns:
+        The recipe without holes; None where the study was begun before.
+
+    Raises:
+        StudyError: The recipe has no holes.
+    """
+    from stockpot.tune import fill_holes, find_holes, is_begun
+
+    holes = find_holes(recipe)
+    if not holes:
+        raise StudyError("the recipe has nothing to tune; write search(0, 1) in the place of a "
+                         "number")  # fmt: skip
+    if is_begun(study):
+        return None
+    space = space_of(holes, recipe, layout, "each")
+    return fill_holes(recipe, space.fill(space.start))
 
 
 def space_of(
@@ -262,9 +296,6 @@ def stages_of(
     )
 
     holes = find_holes(recipe)
-    if not holes:
-        raise StudyError("the recipe has nothing to tune; write search(0, 1) in the place of a "
-                         "number")  # fmt: skip
     space = space_of(holes, recipe, layout, wishes.space, wishes.group, wishes.freeze)
     sums = sums_of_models(recipe, holes, layout)
     objectives = (*dict.fromkeys(wishes.score), *([NEAR] if wishes.near_uniform else []))
@@ -372,11 +403,12 @@ def search_stage(search: Search, examiner: Examiner, quiet: bool, last: bool = T
         trial = search.store.trials.get_trial(candidate.trial_id)
         values = trial.values or []
         text = " ".join(f"{value:.4g}" for value in values)
-        how = {"PRUNED": f" (stopped after {len(candidate.marks)} pictures)",
-               "FAIL": f" failed: {trial.user_attrs.get('error', '')}"}  # fmt: skip
+        if trial.state.name == "PRUNED":
+            text += f" (stopped after {len(candidate.marks)} pictures)"
+        if trial.state.name == "FAIL":
+            text = f"failed: {trial.user_attrs.get('error', '')}"
         name = f" ({candidate.name})" if candidate.name else ""
-        note(f"trial {candidate.number}{name}: {text}{how.get(trial.state.name, '')}, "
-             f"{time.monotonic() - start:.0f} s")  # fmt: skip
+        note(f"trial {candidate.number}{name}: {text}, {time.monotonic() - start:.0f} s")
 
     run_search(search, examiner, None if quiet else told)
     if not quiet and last:
@@ -396,7 +428,8 @@ def _write(wishes: Wishes, recipe: Recipe, store: StudyStore, result: Result) ->
         origin=Origin(TUNED, {"study": told}),
     )  # fmt: skip
     if wishes.output is not None:
-        write_text(wishes.output, final.to_yaml(), wishes.overwrite)
+        there = placed(final, wishes.recipe_file.parent, wishes.output.parent)
+        write_text(wishes.output, there.to_yaml(), wishes.overwrite)
     if wishes.merge is not None:
         merge(final, wishes.merge, folder=wishes.recipe_file.parent,
               settings=Settings(overwrite=wishes.overwrite),

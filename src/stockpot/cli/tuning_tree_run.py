@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,12 +16,13 @@ import typer
 
 from stockpot.cli.naming import parse_pool
 from stockpot.cli.output import note
-from stockpot.cli.recipe_files import TUNED, find_layout, study_metadata, write_text
+from stockpot.cli.recipe_files import TUNED, find_layout, placed, study_metadata, write_text
 from stockpot.cli.tuning_examiner import memory_of, opened_examiner
 from stockpot.cli.tuning_options import SearchOptions
 from stockpot.cli.tuning_processes import further_processes, is_further_process
 from stockpot.cli.tuning_run import (
     exams_of,
+    first_mix,
     identity_of,
     known_recipes,
     say_held_out,
@@ -127,8 +129,11 @@ def _tree(wishes: TreeWishes) -> tuple[Tree, Layout]:
         if strange:
             raise StudyError(f"--pool {strange[0]}: {wishes.plan} has no model of this name; it "
                              f"has {', '.join(list(recipe.pool)[:30])}")  # fmt: skip
-        files = {n: replace(recipe.pool[n], file=file, unknown=None) for n, file in given.items()}
-        recipe = replace(recipe, pool={**recipe.pool, **files})
+        start = wishes.plan.parent
+        files = {name: os.path.abspath(start / one.file)
+                 for name, one in recipe.pool.items() if one.file} | given  # fmt: skip
+        pool = {n: replace(recipe.pool[n], file=file, unknown=None) for n, file in files.items()}
+        recipe = replace(recipe, pool={**recipe.pool, **pool})
     profile = wishes.blocks or _profile(layout, Tree(recipe, layout))
     return Tree(recipe if profile == "none" else spread_holes(recipe, profile), layout), layout
 
@@ -177,10 +182,11 @@ def _run(wishes: TreeWishes, tree: Tree, layout: Layout) -> None:
             growing = GrowingTree(own, wishes.tree_name, tree, asked)
             _grow(wishes, growing, layout, exams, examiner, told, last=False)
 
+    first = first_mix(wishes.study, tree.plan, layout)
     with ExitStack() as stack:
+        examiner = stack.enter_context(opened_examiner(wishes, tree.plan, Path(), hand, first))
         store = stack.enter_context(open_store(wishes.study))
         growing = GrowingTree(store, wishes.tree_name, tree, asked)
-        examiner = stack.enter_context(opened_examiner(wishes, tree.plan, Path(), hand))
         children = stack.enter_context(further_processes(0 if is_child else wishes.n_more))
         result = _grow(wishes, growing, layout, exams, examiner, told, quiet=is_child)
         if is_child:
@@ -271,7 +277,8 @@ def _write(wishes: TreeWishes, growing: GrowingTree, result: Result) -> None:
     told = json.dumps(_evidence(growing, result), sort_keys=True)
     final = replace(recipe, origin=Origin(TUNED, {"study": told}))
     if wishes.output is not None:
-        write_text(wishes.output, final.to_yaml(), wishes.overwrite)
+        there = placed(final, Path(), wishes.output.parent)
+        write_text(wishes.output, there.to_yaml(), wishes.overwrite)
     if wishes.merge is not None:
         merge(final, wishes.merge, settings=Settings(overwrite=wishes.overwrite),
               metadata=study_metadata(final))  # fmt: skip

@@ -163,8 +163,8 @@ def _component_keys(source: Source, layout: Layout, name: str) -> dict[str, str]
 def _missing_message(
     source: Source, component: Component, missing: tuple[str, ...], absent: tuple[str, ...]
 ) -> str:
-    te = "; give one with te="
-    remedy = {"vae": "; give one with vae=", "te": te, "te0": te, "te1": te}.get(component.name, "")
+    kind = {"vae": "vae", "te": "te", "te0": "te", "te1": "te"}.get(component.name)
+    remedy = f"; give one with --{kind} (in Python {kind}=)" if kind else ""
     if component.name in absent:
         return f"{source.name}: the checkpoint has no {component.title}{remedy}"
     names = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")

@@ -38,7 +38,7 @@ from stockpot.tune.searching import Candidate, Search, candidate_key, run_search
 from stockpot.tune.settings import NEAR, Baseline, Limits, SearchSettings
 from stockpot.tune.sharing import CrewExaminer, examine_on_crew
 from stockpot.tune.spaces import SPACES, Dial, Space, make_space
-from stockpot.tune.storing import StudyStore, open_store
+from stockpot.tune.storing import StudyStore, is_begun, open_store
 from stockpot.tune.tables import shown_address
 from stockpot.tune.tallying import AUTOMBW_TALLIES, TALLIES, check_tally, scores_of, tally
 from stockpot.tune.trees import ORDERS, Tree, TreeNode, plan_tree, spread_holes
@@ -104,6 +104,7 @@ __all__ = [
     "hold_out",
     "import_rows",
     "is_worse",
+    "is_begun",
     "judge",
     "make_baselines",
     "make_sampler",

@@ -100,12 +100,15 @@ class Result:
         """The sentence that a study ends with."""
         best = self.searched
         if best is None:
-            return "nothing was searched, so there is nothing to compare"
+            return ("no candidate of the search was drawn to its end: all were stopped early, or "
+                    "failed, so there is nothing to compare")  # fmt: skip
         if best.verdict is None:
             return f"{best.name}: there is no uniform mix to compare with"
         text = f"{best.name}: {best.verdict.text}"
         if self.winner.baseline:
-            text += f"; on the held-out exam {self.winner.name} is ahead of all that was searched"
+            tied = self.winner.tallied == best.tallied
+            how = "is as good as the best" if tied else "is ahead of all"
+            text += f"; on the held-out exam {self.winner.name} {how} that was searched"
         return text
 
 

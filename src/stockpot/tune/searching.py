@@ -192,12 +192,14 @@ class Search:
         from optuna.trial import TrialState
 
         finished = [trial for trial in trials if trial.state.is_finished()]
-        failed = [trial for trial in finished if trial.state == TrialState.FAIL]
-        if len(failed) == len(finished) and len(failed) >= _MOST_FAILURES:
-            raise StudyError(
-                f"{self.store.where}: all of {len(failed)} candidates failed; the last one said: "
-                f"{failed[-1].user_attrs.get('error', 'nothing')}"
-            )
+        own = [trial for trial in finished if not trial.user_attrs.get("baseline")]
+        for some, what in ((finished, "candidates"), (own, "candidates of the search")):
+            failed = [trial for trial in some if trial.state == TrialState.FAIL]
+            if len(failed) == len(some) and len(failed) >= _MOST_FAILURES:
+                raise StudyError(
+                    f"{self.store.where}: all of {len(failed)} {what} failed; the last one said: "
+                    f"{failed[-1].user_attrs.get('error', 'nothing')}"
+                )
 
     def _reason_to_end(self, trials: Sequence[FrozenTrial]) -> str:
         own = [trial for trial in trials if not trial.user_attrs.get("imported")]

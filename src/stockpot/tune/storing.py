@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
-__all__ = ["StudyStore", "open_store"]
+__all__ = ["StudyStore", "is_begun", "open_store"]
 
 _NAME = "stockpot"
 
@@ -239,6 +239,23 @@ def open_store(where: str | os.PathLike[str], *, create: bool = True) -> StudySt
             raise StudyError(f"{text}: a study is an SQLite file, but this is something else")
     storage, engine = open_tables(text, create)
     return StudyStore(shown_address(text), storage, TableBook(engine))
+
+
+def is_begun(where: str | os.PathLike[str]) -> bool:
+    """Whether a study's file is there.
+
+    Args:
+        where: As for `open_store`.
+
+    Returns:
+        False for a database's address as well: nobody can tell without opening it.
+
+    Example:
+        >>> is_begun("nowhere.db"), is_begun("postgresql://user@host/name")
+        (False, False)
+    """
+    text = os.fspath(where)
+    return "://" not in text and Path(text.removeprefix("journal:")).exists()
 
 
 def _check_there(path: Path, create: bool) -> None:
