@@ -20,6 +20,7 @@ from stockpot.errors import (
     LayoutError,
     OutputExistsError,
     ScorerError,
+    StockpotError,
     StudyError,
 )
 from stockpot.recipes import read_recipe
@@ -117,6 +118,29 @@ def test_what_cannot_be_is_told_first(
             "--study", tmp_path / "s.db")  # fmt: skip
     with pytest.raises(StudyError, match="nothing to tune"):
         run("tune", place / "best.yaml", *options[1:], "--study", tmp_path / "s.db")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--space", "nope"], "a space must be one of"),
+        (["--refine", "nope"], "a space must be one of"),
+        (["--optimiser", "nope"], "unknown optimiser 'nope'"),
+        (["--optimiser", "cmaes", "--score", "contrast"], "cmaes can follow 1 objective"),
+        (["--known", "nowhere.yaml"], "nowhere.yaml: the recipe cannot be read"),
+        (["--held-out", "nowhere.json"], "nowhere.json: the payload cannot be read: No such file"),
+        (["--held-out", "deep.json"], "deep.json: the payload is no JSON: maximum recursion"),
+    ],
+)
+def test_what_is_asked_for_is_looked_at_before_there_is_a_study(
+    options: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str],
+    message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    with pytest.raises(StockpotError, match=message):
+        run("tune", *options, "--study", "s.db", *words)
+    assert not Path("s.db").exists()
 
 
 def test_a_mix_that_cannot_be_drawn_is_told_before_there_is_a_study(

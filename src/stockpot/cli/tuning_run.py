@@ -94,7 +94,7 @@ def _run(wishes: Wishes) -> None:
     held = other.held_out(wishes.seed, repeats=wishes.held_repeats, avoid=exam)
     folder = wishes.recipe_file.parent
     hand = partial(_one_more_hand, wishes, recipe, layout, exam, held)
-    first = first_mix(wishes.study, recipe, layout)
+    first = first_mix(wishes, recipe, layout)
     with ExitStack() as stack:
         examiner = stack.enter_context(opened_examiner(wishes, recipe, folder, hand, first))
         store = stack.enter_context(open_store(wishes.study))
@@ -154,30 +154,47 @@ def tuned_recipe(path: Path, *, outside: bool = False) -> tuple[Recipe, Layout]:
     return recipe, layout
 
 
-def first_mix(study: str, recipe: Recipe, layout: Layout) -> Recipe | None:
-    """Fill a recipe in the middle, to see whether it can be drawn before a study is begun.
+def first_mix(wishes: SearchOptions, recipe: Recipe, layout: Layout) -> Recipe | None:
+    """Look at what is asked for before a study is begun, and fill the recipe in the middle.
 
     Args:
-        study: Where the study is kept.
+        wishes: The options.
         recipe: With holes.
         layout: Of the pool.
 
     Returns:
-        The recipe without holes; None where the study was begun before.
+        The recipe without holes, to see whether it can be drawn; None where the study was begun
+        before.
 
     Raises:
-        StudyError: The recipe has no holes.
+        StockpotError: The recipe has no holes, or there is no such space, optimiser or known
+            recipe.
     """
-    from stockpot.tune import fill_holes, find_holes, is_begun
+    from stockpot.tune import check_optimiser, fill_holes, find_holes, is_begun
 
     holes = find_holes(recipe)
     if not holes:
         raise StudyError("the recipe has nothing to tune; write search(0, 1) in the place of a "
                          "number")  # fmt: skip
-    if is_begun(study):
+    if is_begun(wishes.study):
         return None
+    check_optimiser(wishes.optimiser, len(objectives_of(wishes)))
+    known_recipes(wishes.known or [], recipe)
+    for kind in (wishes.space, *([wishes.refine] if wishes.refine else [])):
+        space_of(holes, recipe, layout, kind, wishes.group, wishes.freeze)
     space = space_of(holes, recipe, layout, "each")
     return fill_holes(recipe, space.fill(space.start))
+
+
+def objectives_of(wishes: SearchOptions) -> tuple[str, ...]:
+    """What is maximised, by name.
+
+    Args:
+        wishes: The options.
+    """
+    from stockpot.tune import NEAR
+
+    return (*dict.fromkeys(wishes.score), *([NEAR] if wishes.near_uniform else []))
 
 
 def space_of(
@@ -282,7 +299,6 @@ def stages_of(
         baselines: What gives them; by default `make_baselines`, and what is known.
     """
     from stockpot.tune import (
-        NEAR,
         Baseline,
         Limits,
         Search,
@@ -298,9 +314,8 @@ def stages_of(
     holes = find_holes(recipe)
     space = space_of(holes, recipe, layout, wishes.space, wishes.group, wishes.freeze)
     sums = sums_of_models(recipe, holes, layout)
-    objectives = (*dict.fromkeys(wishes.score), *([NEAR] if wishes.near_uniform else []))
     settings = SearchSettings(
-        objectives, scorers_of(wishes), wishes.tally, wishes.optimiser,
+        objectives_of(wishes), scorers_of(wishes), wishes.tally, wishes.optimiser,
         wishes.seed if seed is None else seed, wishes.space, wishes.stop or None,
     )  # fmt: skip
     limits = Limits(wishes.trials, wishes.patience, wishes.images,

@@ -182,7 +182,8 @@ def _run(wishes: TreeWishes, tree: Tree, layout: Layout) -> None:
             growing = GrowingTree(own, wishes.tree_name, tree, asked)
             _grow(wishes, growing, layout, exams, examiner, told, last=False)
 
-    first = first_mix(wishes.study, tree.plan, layout)
+    # Groups and frozen holes have other names in a node than in the plan.
+    first = first_mix(replace(wishes, group=None, freeze=None), tree.plan, layout)
     with ExitStack() as stack:
         examiner = stack.enter_context(opened_examiner(wishes, tree.plan, Path(), hand, first))
         store = stack.enter_context(open_store(wishes.study))

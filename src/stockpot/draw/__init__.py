@@ -64,7 +64,7 @@ from stockpot.draw.painter import (
     open_painter,
 )
 from stockpot.draw.parts import Parts
-from stockpot.draw.payloads import parse_payload, read_payload, to_payload
+from stockpot.draw.payloads import parse_payload, read_json, read_payload, to_payload
 from stockpot.draw.pictures import Pictures, from_png, read_parameters, to_png
 from stockpot.draw.prompt_words import (
     LoraTag,
@@ -204,6 +204,7 @@ __all__ = [
     "philox_normal",
     "read_description",
     "read_embedding",
+    "read_json",
     "read_lora",
     "read_parameters",
     "read_payload",

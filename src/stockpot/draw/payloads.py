@@ -20,7 +20,7 @@ from stockpot.draw.samplers import SCHEDULES
 from stockpot.draw.settings import DrawSettings
 from stockpot.errors import Problem, RequestError, StockpotError
 
-__all__ = ["parse_payload", "read_payload", "to_payload"]
+__all__ = ["parse_payload", "read_json", "read_payload", "to_payload"]
 
 FREEU = "FreeU"
 THRESHOLDING = "Dynamic Thresholding (CFG Scale Fix)"
@@ -81,15 +81,33 @@ def read_payload(path: Path) -> ReadRequest:
     Raises:
         RequestError: It is no JSON object, or asks for the impossible; all problems at once.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RequestError([Problem("unreadable", f"the payload is no JSON: {error}", str(path))]) \
-            from error  # fmt: skip
+    content = read_json(path)
     if not isinstance(content, dict):
         raise RequestError([Problem("no-object", "a payload is one JSON object, but this is not",
                                     str(path))])  # fmt: skip
     return parse_payload(content, str(path))
+
+
+def read_json(path: Path) -> Any:
+    """Read what a payload's file holds, a payload or a list of them.
+
+    Args:
+        path: JSON in UTF-8.
+
+    Returns:
+        Plain data.
+
+    Raises:
+        RequestError: The file cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        text = f"the payload cannot be read: {error.strerror or error}"
+        raise RequestError([Problem("unreadable", text, str(path))]) from error
+    except (ValueError, RecursionError) as error:
+        text = f"the payload is no JSON: {error}"
+        raise RequestError([Problem("unreadable", text, str(path))]) from error
 
 
 def parse_payload(payload: Mapping[str, Any], where: str = "payload") -> ReadRequest:

@@ -21,7 +21,7 @@ from stockpot.tune.guarding import GUARDED, Drift, guard
 from stockpot.tune.holes import Hole, fill_holes, find_holes, read_values
 from stockpot.tune.importing import ImportedRows, import_rows
 from stockpot.tune.opening import check_memory, open_examiner
-from stockpot.tune.optimisers import OPTIMISERS, Optimiser, make_sampler
+from stockpot.tune.optimisers import OPTIMISERS, Optimiser, check_optimiser, make_sampler
 from stockpot.tune.proposing import Proposal, is_worse, propose
 from stockpot.tune.reading import WILDCARD_TYPES, read_exam
 from stockpot.tune.results import (
@@ -93,6 +93,7 @@ __all__ = [
     "bootstrap_mean",
     "candidate_key",
     "check_memory",
+    "check_optimiser",
     "check_tally",
     "compare_marks",
     "estimate_effects",

@@ -12,7 +12,7 @@ from stockpot.errors import MissingExtraError, StockpotError, UnknownNameError
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-__all__ = ["OPTIMISERS", "Optimiser", "make_sampler"]
+__all__ = ["OPTIMISERS", "Optimiser", "check_optimiser", "make_sampler"]
 
 
 @final
@@ -64,6 +64,33 @@ OPTIMISERS: Mapping[str, Optimiser] = MappingProxyType(
 )
 
 
+def check_optimiser(name: str, n_objectives: int = 1) -> None:
+    """Look whether an optimiser is there and can do what is asked.
+
+    Args:
+        name: As for `make_sampler`.
+        n_objectives: How many are maximised.
+
+    Raises:
+        UnknownNameError: No optimiser has that name.
+        StockpotError: It cannot follow that many objectives.
+
+    Example:
+        >>> check_optimiser("cmaes", 2)
+        Traceback (most recent call last):
+        ...
+        stockpot.errors.StockpotError: cmaes can follow 1 objective, but there are 2; use ...
+    """
+    if name not in OPTIMISERS:
+        raise UnknownNameError("optimiser", name, OPTIMISERS)
+    most = OPTIMISERS[name].n_objectives
+    if most is not None and n_objectives > most:
+        others = ", ".join(key for key, entry in OPTIMISERS.items() if entry.n_objectives is None)
+        raise StockpotError(
+            f"{name} can follow {most} objective, but there are {n_objectives}; use {others}"
+        )
+
+
 def make_sampler(
     name: str, seed: int, *, trial: int | None = None, n_dimensions: int = 1, n_objectives: int = 1
 ) -> BaseSampler:
@@ -96,18 +123,11 @@ def make_sampler(
         >>> abs(study.best_params["x"] - 0.3) < 0.1
         True
     """
-    if name not in OPTIMISERS:
-        raise UnknownNameError("optimiser", name, OPTIMISERS)
+    check_optimiser(name, n_objectives)
     if n_dimensions < 1 or n_objectives < 1:
         raise StockpotError(
             "there must be something to search and to maximise, but got "
             f"{n_dimensions} dimensions and {n_objectives} objectives"
-        )
-    most = OPTIMISERS[name].n_objectives
-    if most is not None and n_objectives > most:
-        others = ", ".join(key for key, entry in OPTIMISERS.items() if entry.n_objectives is None)
-        raise StockpotError(
-            f"{name} can follow {most} objective, but there are {n_objectives}; use {others}"
         )
     try:
         import optuna

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from stockpot.draw import Wildcards, parse_payload, split_request
+from stockpot.draw import Wildcards, parse_payload, read_json, split_request
 from stockpot.errors import Problem, RequestError
 from stockpot.tune.exam import Exam, Task, filled, hashed_seed, repeated_name, reseeded
 from stockpot.tune.varying import check_variants, list_variants
@@ -100,9 +99,9 @@ def _payloads(
     found: list[tuple[str, Mapping[str, Any], str]] = []
     for file, name in zip(files, _names(list(files)), strict=True):
         try:
-            content = json.loads(file.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError) as error:
-            problems.append(Problem("unreadable", f"the payload is no JSON: {error}", str(file)))
+            content = read_json(file)
+        except RequestError as error:
+            problems.extend(error.problems)
             continue
         several = isinstance(content, list)
         for number, payload in enumerate(content if several else [content]):
