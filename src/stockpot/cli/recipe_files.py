@@ -174,7 +174,6 @@ def fold_any(path: Path, layout: str | None, *, strict: bool = False) -> tuple[I
         layout: What the user said of the architecture.
         strict: As for `find_layout`.
     """
-
     from stockpot.recipes import fold
 
     imported = read_any(path)
